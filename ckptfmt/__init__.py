@@ -1,0 +1,1 @@
+"""ckptfmt: a content-addressed store for fine-tuned model checkpoints."""

@@ -1,0 +1,121 @@
+"""What a layout is: the reading of a directory tree as one checkpoint of a known kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ckptfmt.containers.protocol import Cut, Opaque
+from ckptfmt.format.manifest import Role
+
+
+class Tree(Protocol):
+    """The regular files of one checkpoint, read lazily. Paths are relative, with '/'. Links within the tree are
+    followed once, so that a linked weight file reads as the file it names.
+    """
+
+    @property
+    def name(self) -> str:
+        """Base name of the directory (or of the file, where the checkpoint is one file)."""
+        ...
+
+    def paths(self) -> tuple[str, ...]:
+        """Every regular file, sorted."""
+        ...
+
+    def size(self, path: str) -> int:
+        """Bytes of a file."""
+        ...
+
+    def json(self, path: str) -> Any:
+        """The JSON value of a small file; None where it is absent, over 64 MiB or not JSON."""
+        ...
+
+    def cut(self, path: str) -> Cut | Opaque:
+        """The file cut into skeleton and extents, from a cache where it was cut before.
+
+        Raises:
+            FormatError, UnsafeFile: it is structurally lying.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTensor:
+    """A tensor as the layout sees it: `index` into the tensors of `Tree.cut(path)`.
+
+    `name`, `role` and `part` are those of the manifest's `Tensor`.
+    """
+
+    path: str
+    index: int
+    name: str
+    role: Role
+    part: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAdapter:
+    """An adapter as the layout sees it: `name` unique in the checkpoint, `path` its directory or file."""
+
+    name: str
+    path: str
+    method: str
+    config: Mapping[str, Any]
+    base_hint: str | None = None
+    revision_hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a checkpoint means.
+
+    Every tensor of every cut file appears exactly once in `tensors`; those that the layout does not know have the
+    role "state". `settings` are hyperparameters, `metrics` figures by name (numbers only), both plain JSON without NaN.
+    `notes` say in a sentence what a user should know (two sets of weights, a missing shard).
+    """
+
+    layout: str
+    tensors: tuple[ReadTensor, ...] = ()
+    adapters: tuple[ReadAdapter, ...] = ()
+    base_hint: str | None = None
+    step: int | None = None
+    stage: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float | int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Layout(Protocol):
+    """One kind of checkpoint on disk."""
+
+    name: str
+
+    def read(self, tree: Tree) -> Reading | None:
+        """Read `tree` as this layout, or return None where it is something else.
+
+        Raises:
+            FormatError, UnsafeFile: it is this layout, and a part of it lies (an index that names a path outside).
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint found below a directory.
+
+    Attributes:
+        name: what `{name}` stands for: the path below the directory that was searched, without a weight suffix
+            where the checkpoint is one file; '' for that directory itself.
+        root: directory of its files, relative to the one searched ('' for itself).
+        files: the files below `root` that are its own; None for all.
+        layout: name of the layout that claims it, from names alone.
+        stage: number of the stage, where the name tells.
+    """
+
+    name: str
+    root: str
+    files: tuple[str, ...] | None
+    layout: str
+    stage: int | None = None
