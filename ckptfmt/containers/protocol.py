@@ -33,7 +33,8 @@ class ByteSource(Protocol):
 class Span:
     """A run of the file that holds tensor data: `length` bytes at byte `offset`.
 
-    `dtype` and `shape` are those of the one tensor that fills it in C order, else None and ().
+    `dtype` and `shape` are those of the one tensor that fills it in C order; where several share it, the element
+    type that they have in common and the number of elements; else None and (). Spans of length 0 are allowed.
     """
 
     offset: int
@@ -74,7 +75,7 @@ class TensorAt:
 
 @dataclass(frozen=True, slots=True)
 class Inert:
-    """Stands in `Cut.tree` where something was that we do not interpret: `name` is the class or function named there."""
+    """Stands in `Cut.tree` where something was that we do not interpret: `name` is the class or function it named."""
 
     name: str
 
