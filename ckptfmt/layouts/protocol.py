@@ -11,8 +11,9 @@ from ckptfmt.format.manifest import Role
 
 
 class Tree(Protocol):
-    """The regular files of one checkpoint, read lazily. Paths are relative, with '/'. Links within the tree are
-    followed once, so that a linked weight file reads as the file it names.
+    """The regular files of one checkpoint, read lazily. Paths are relative, with '/'.
+
+    Links are not listed; `json` follows one that names a file of the tree.
     """
 
     @property
@@ -30,6 +31,14 @@ class Tree(Protocol):
 
     def json(self, path: str) -> Any:
         """The JSON value of a small file; None where it is absent, over 64 MiB or not JSON."""
+        ...
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from byte `offset`: for figures that stand in tensors, so a few bytes.
+
+        Raises:
+            FormatError: the file is shorter than that.
+        """
         ...
 
     def cut(self, path: str) -> Cut | Opaque:
@@ -87,10 +96,29 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The names in a directory: what can be known without opening a file.
+
+    `files` are its regular files, `directories` its subdirectories that hold any, both by base name.
+    """
+
+    name: str
+    files: frozenset[str] = frozenset()
+    directories: Mapping[str, Listing] = field(default_factory=dict)
+
+
 class Layout(Protocol):
     """One kind of checkpoint on disk."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What manifests call it."""
+        ...
+
+    def claims(self, listing: Listing) -> bool:
+        """Tell, from names alone, whether the directory looks like this layout."""
+        ...
 
     def read(self, tree: Tree) -> Reading | None:
         """Read `tree` as this layout, or return None where it is something else.
