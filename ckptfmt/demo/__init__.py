@@ -1,0 +1,1 @@
+"""The demonstration: a small real model, the checkpoints people make of it, and what the store makes of those."""
