@@ -24,7 +24,6 @@ Document = TypeVar("Document", bound=msgspec.Struct)
 
 
 class _Versioned(msgspec.Struct):
-    format: str
     version: int
 
 
@@ -41,10 +40,12 @@ def decode(data: bytes, kind: type[Document], *, where: str) -> Document:
         FormatError: it is not such a document; the message names the field.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        _refuse_newer(data, where)
+        document = msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _check_stated_version(data, where)
         raise FormatError(f"{where}: {error}", code="malformed-document") from None
+    _check_version(getattr(document, "version", FORMAT_VERSION), where)
+    return document
 
 
 def seal(document: msgspec.Struct) -> bytes:
@@ -75,12 +76,16 @@ def unseal(data: bytes, kind: type[Document], *, where: str) -> Document:
     return decode(data[:-_SEAL_BYTES] + b"}", kind, where=where)
 
 
-def _refuse_newer(data: bytes, where: str) -> None:
+def _check_stated_version(data: bytes, where: str) -> None:
     try:
-        found = msgspec.json.decode(data, type=_Versioned)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        stated = msgspec.json.decode(data, type=_Versioned)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
-    if found.version > FORMAT_VERSION:
-        raise UnsupportedVersion(
-            f"{where}: {found.format} has format version {found.version}; this ckptfmt reads up to {FORMAT_VERSION}"
-        )
+    _check_version(stated.version, where)
+
+
+def _check_version(version: int, where: str) -> None:
+    if version > FORMAT_VERSION:
+        raise UnsupportedVersion(f"{where}: format version {version}; this ckptfmt reads up to {FORMAT_VERSION}")
+    if version < 1:
+        raise FormatError(f"{where}: version: expected at least 1, got {version}", code="malformed-document")

@@ -15,6 +15,7 @@ from ckptfmt.format.dtypes import BITS, size_bytes
 
 MAX_HEADER_BYTES: Final = 100_000_000
 LENGTH_BYTES: Final = 8
+MAX_COUNT: Final = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,16 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
+def _countable(shape: list[int]) -> bool:
+    """Tell whether the product, taken from the left as safetensors does, fits 64 bits; no larger one is computed."""
+    product = 1
+    for dimension in shape:
+        product *= dimension
+        if product > MAX_COUNT or dimension > MAX_COUNT:
+            return False
+    return True
+
+
 def _tensor(name: str, entry: object, data_begin: int, where: str) -> HeaderTensor:
     place = f"{where}: tensor {name!r}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
@@ -104,6 +115,8 @@ def _tensor(name: str, entry: object, data_begin: int, where: str) -> HeaderTens
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
         raise FormatError(f"{place}: data_offsets: expected two whole numbers")
     begin, end = offsets
+    if not _countable(shape):
+        raise FormatError(f"{place}: shape: the number of elements does not fit 64 bits")
     size = size_bytes(dtype, shape)
     if size is None or end - begin != size:
         raise FormatError(f"{place}: {dtype}{shape} takes {size} bytes, but data_offsets span {end - begin}")

@@ -90,11 +90,12 @@ def header_estimate(length: int, rank: int) -> int:
     return 512 + 20 * rank + (CHECKSUM_HEX + 9) * frame_count(length)
 
 
-def build_header(objects: Sequence[ShardObject], data_begin: int | None) -> bytes:
+def build_header(objects: Sequence[ShardObject], data_bytes: int, data_begin: int | None) -> bytes:
     """Write the length prefix and the header of a shard.
 
     Args:
         objects: sorted by `begin`, which counts from the start of the shard's *data*.
+        data_bytes: length of the data; what no object covers becomes `pad-<n>`.
         data_begin: file offset where the data begins; the header is padded with spaces up to it. None: as short
             as alignment allows.
 
@@ -114,6 +115,8 @@ def build_header(objects: Sequence[ShardObject], data_begin: int | None) -> byte
         position = item.begin + item.stored.stored_bytes()
         document[item.digest] = _entry(item.dtype, item.shape, item.begin, position)
         metadata[item.digest] = msgspec.json.encode(item.stored).decode()
+    if data_bytes > position:
+        document[f"pad-{pads}"] = _entry("U8", (data_bytes - position,), position, data_bytes)
     text = json.dumps(document, separators=(",", ":")).encode()
     if data_begin is None:
         data_begin = LENGTH_BYTES + len(text) + -len(text) % ALIGNMENT
@@ -169,14 +172,12 @@ def _entry(dtype: str, shape: Sequence[int], begin: int, end: int) -> dict[str, 
 
 
 def _check_stored(stored: Stored, span: int, place: str) -> None:
+    # The checksums come first: they stand in the header, so they bound the count before anything is made of it.
     count = frame_count(stored.length) if stored.length >= 0 else -1
-    lengths = stored.frame_lengths()
-    decoded = decoded_lengths(stored.length) if count >= 0 else ()
     sound = (
-        count >= 0
-        and len(lengths) == count
-        and len(stored.sums) == CHECKSUM_HEX * count
-        and all(0 < length <= limit for length, limit in zip(lengths, decoded, strict=True))
+        len(stored.sums) == CHECKSUM_HEX * count
+        and len(lengths := stored.frame_lengths()) == count
+        and all(0 < length <= limit for length, limit in zip(lengths, decoded_lengths(stored.length), strict=True))
         and all(map(is_digest, stored.dependencies))
     )
     if not sound:

@@ -1,0 +1,152 @@
+"""Bases: records of base models, and the files of those that are referenced and not copied."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+from ckptfmt.errors import BaseMismatch, IntegrityError, NotFound
+from ckptfmt.format.manifest import BaseLink, BaseRecord, File, file_objects
+from ckptfmt.format.refs import BASES, Generation, check_name
+from ckptfmt.storage import durable
+from ckptfmt.storage.machine import host_name
+from ckptfmt.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base as a store knows it: the generation that names it, its record's digest and its record."""
+
+    name: str
+    generation: Generation
+    digest: str
+    record: BaseRecord
+
+
+def find_base(store: Store, name: str) -> Base:
+    """The base that is called `name`.
+
+    Raises:
+        NotFound: there is none; the message lists those there are.
+    """
+    try:
+        generation = store.refs.current(BASES + check_name(name))
+    except NotFound:
+        known = ", ".join(base.name for base in all_bases(store)) or "none yet"
+        raise NotFound(f"no base {name!r} (known: {known})", hint=f"ckptfmt base add {name} PATH") from None
+    digest = generation.target or ""
+    return Base(name, generation, digest, store.record(digest))
+
+
+def all_bases(store: Store) -> list[Base]:
+    """Every base that stands, by name."""
+    return [
+        Base(generation.name.removeprefix(BASES), generation, generation.target or "", store.record(generation.target or ""))
+        for generation in store.refs.standing(BASES)
+    ]
+
+
+def places_of(store: Store, record: str) -> list[str]:
+    """Directories where the files of a base record were said to lie, those of this host and the newest first."""
+    here: list[str] = []
+    elsewhere: list[str] = []
+    for name, _ in store.refs.names(BASES):
+        for generation in store.refs.history(name):
+            if generation.target == record and generation.origin:
+                (here if generation.host == host_name() else elsewhere).append(generation.origin)
+    return list(dict.fromkeys([*here, *elsewhere]))
+
+
+def outside_files(store: Store, link: BaseLink) -> BaseFiles:
+    """The files of the base that a manifest is bound to, wherever they lie now."""
+    places = places_of(store, link.record)
+    return BaseFiles(link.name, store.record(link.record), places)
+
+
+class BaseFiles:
+    """The files of a base record outside the store. What is read here is proven by whoever reads it whole.
+
+    Args:
+        name: what to call the base in errors.
+        record: its record.
+        places: directories to look in, in order.
+    """
+
+    def __init__(self, name: str, record: BaseRecord, places: list[str]) -> None:
+        self.name = f"base {name!r}"
+        self._base = name
+        self._record = record
+        self._places = places
+
+    @cached_property
+    def directory(self) -> str:
+        """The first place where all files of the record are, with their sizes.
+
+        Raises:
+            BaseMismatch: it is nowhere; the message says where it was last seen.
+        """
+        for place in self._places:
+            if all(_size(f"{place}/{file.path}") == file.size for file in self._record.files):
+                return place
+        seen = f"last seen in {self._places[0]}" if self._places else "never seen on this host"
+        raise BaseMismatch(
+            f"{self.name} is needed and its files are not there ({seen})",
+            tensors=(),
+            hint=f"ckptfmt base verify {self._base} --path DIR",
+        )
+
+    @cached_property
+    def _index(self) -> dict[str, tuple[File, int, int]]:
+        index = {}
+        for file in self._record.files:
+            if file.content is not None:
+                index[file.content] = (file, 0, file.size)
+            for extent in file.extents:
+                index[extent.digest] = (file, extent.offset, extent.length)
+        return index
+
+    def lengths(self) -> frozenset[int]:
+        """Lengths, in bytes, of the objects that lie here."""
+        return frozenset(length for _, _, length in self._index.values())
+
+    def has(self, digest: str) -> bool:
+        """See `OutsideObjects.has`."""
+        return digest in self._index
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """See `OutsideObjects.read`.
+
+        Raises:
+            BaseMismatch: the base is nowhere.
+            IntegrityError: the file has become shorter.
+        """
+        file, begin, _ = self._index[digest]
+        path = f"{self.directory}/{file.path}"
+        with durable.storage_errors(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.pread(descriptor, length, begin + offset)
+            finally:
+                os.close(descriptor)
+        if len(data) != length:
+            raise IntegrityError(f"{path}: shorter than {self.name} was recorded", code="base-mismatch")
+        return data
+
+
+def missing_from(store: Store, objects: dict[str, int]) -> list[str]:
+    """Those of `objects` that no shard holds, as far as the catalog knows."""
+    known = store.catalog().stored_bytes(objects)
+    return [digest for digest in objects if digest not in known]
+
+
+def needed_objects(record: BaseRecord) -> dict[str, int]:
+    """Every object that the base's files are made of: digest to decoded length in bytes."""
+    return {digest: length for file in record.files for digest, length in file_objects(file)}
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None

@@ -1,0 +1,103 @@
+"""Publishing a manifest: the order of writes that is valid at any moment.
+
+Shards (durable already), manifest, pin; then confirm, on the file system and not in the catalog, every object that the
+manifest needs; then the ref, then unpin.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ckptfmt.errors import CkptfmtError, IncompleteStore
+from ckptfmt.format import documents
+from ckptfmt.format.documents import FORMAT_VERSION
+from ckptfmt.format.manifest import Manifest, objects_of
+from ckptfmt.format.refs import Generation, Pin
+from ckptfmt.storage.machine import host_name
+from ckptfmt.store.objects import OutsideObjects
+from ckptfmt.store.refs import utc_now
+from ckptfmt.store.shards import read_shard_header
+from ckptfmt.store.store import Store
+
+_PASSES = 5
+
+
+@contextmanager
+def pinned(store: Store, manifest: str) -> Iterator[None]:
+    """Claim a manifest, and with it all that it needs, until it has a ref."""
+    key = f"pins/{manifest}-{os.getpid()}-{uuid.uuid4().hex}.json"
+    pin = Pin(version=FORMAT_VERSION, manifest=manifest, host=host_name(), time=utc_now())
+    store.storage.put(key, documents.seal(pin))
+    try:
+        yield
+    finally:
+        store.storage.delete(key)
+
+
+def missing_objects(store: Store, objects: dict[str, int], outside: OutsideObjects | None) -> dict[str, int]:
+    """Those of `objects` that neither a shard's own header, read now, nor the base outside holds."""
+    catalog = store.catalog()
+    copies = catalog.find_many(objects)
+    missing = {digest: length for digest, length in objects.items() if digest not in copies}
+    wanted: dict[str, set[str]] = {}
+    for digest, found in copies.items():
+        wanted.setdefault(found[0].shard, set()).add(digest)
+    for shard, digests in wanted.items():
+        try:
+            present = {item.digest for item in read_shard_header(store.storage, shard)}
+        except CkptfmtError:
+            present = set()
+            catalog.forget_shard(shard)
+        missing.update((digest, objects[digest]) for digest in digests - present)
+    return {
+        digest: length for digest, length in missing.items() if outside is None or not outside.has(digest)
+    }
+
+
+def publish(
+    store: Store,
+    manifest: Manifest,
+    name: str,
+    make: Callable[[str, Generation | None], Generation | None],
+    *,
+    outside: OutsideObjects | None,
+    again: Callable[[frozenset[str]], object],
+) -> tuple[str, Generation | None]:
+    """Give a manifest whose shards are durable its name.
+
+    Args:
+        store: where.
+        manifest: what.
+        name: the ref.
+        make: drafts the ref's generation from the manifest's id and the newest generation; None: it stands already.
+        outside: the objects of a referenced base.
+        again: writes objects that a dedup relied on and that are gone meanwhile.
+
+    Returns:
+        The manifest's id and the ref's generation (the standing one where nothing was to do).
+
+    Raises:
+        IncompleteStore: objects go on vanishing.
+    """
+    objects = objects_of(manifest)
+    digest = store.put_manifest(manifest)
+    with pinned(store, digest):
+        for _ in range(_PASSES):
+            missing = missing_objects(store, objects, outside)
+            if not missing:
+                break
+            store.catalog(refresh=True)
+            missing = missing_objects(store, objects, outside)
+            if not missing:
+                break
+            again(frozenset(missing))
+        else:
+            first = next(iter(missing))
+            raise IncompleteStore(
+                f"{len(missing)} objects of {name!r} vanish again and again", digest=first, hint="ckptfmt fsck"
+            )
+        generation = store.refs.append(name, lambda newest: make(digest, newest))
+    return digest, generation or store.refs.newest(name)

@@ -1,0 +1,159 @@
+"""Refs: names for manifests and base records, each a directory of numbered, immutable generations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec import structs
+
+from ckptfmt.errors import Conflict, IntegrityError, NotFound
+from ckptfmt.format import documents
+from ckptfmt.format.documents import FORMAT_VERSION
+from ckptfmt.format.refs import BASES, Generation, directory_of, name_of
+from ckptfmt.storage.machine import host_name
+from ckptfmt.storage.protocol import Storage
+
+_ATTEMPTS: Final = 64
+_MAX_DOCUMENT_BYTES: Final = 256 << 20
+
+
+class Refs:
+    """The refs of one store."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def numbers(self, name: str) -> list[int]:
+        """Numbers of the generations that are there, ascending; empty where there never was such a ref."""
+        prefix = f"refs/{directory_of(name)}/"
+        return sorted(
+            int(stem)
+            for listed in self._storage.list(prefix)
+            if (stem := listed.key[len(prefix) :].removesuffix(".json")).isdecimal()
+        )
+
+    def read(self, name: str, number: int) -> Generation:
+        """One generation.
+
+        Raises:
+            NotFound: it is not there.
+            IntegrityError: it is damaged, or is another ref's (a file system that folds case).
+        """
+        key = _key(name, number)
+        data = self._storage.read(key, 0, _MAX_DOCUMENT_BYTES)
+        generation = documents.unseal(data, Generation, where=key)
+        if generation.name != name or generation.number != number:
+            raise IntegrityError(
+                f"{key}: it is generation {generation.number} of {generation.name!r}, not {number} of {name!r}",
+                hint="ckptfmt fsck",
+            )
+        return generation
+
+    def newest(self, name: str) -> Generation | None:
+        """The newest generation, a tombstone too; None where there never was such a ref."""
+        numbers = self.numbers(name)
+        return self.read(name, numbers[-1]) if numbers else None
+
+    def current(self, name: str) -> Generation:
+        """The newest generation of a ref that stands.
+
+        Raises:
+            NotFound: there is no such ref, or it was dropped.
+        """
+        newest = self.newest(name)
+        if newest is None:
+            raise NotFound(f"no ref {name!r}", hint="ckptfmt ls")
+        if newest.target is None:
+            hint = f"ckptfmt rollback {name}@{newest.previous}" if newest.previous else "ckptfmt ls"
+            raise NotFound(f"ref {name!r} was dropped on {newest.time}", hint=hint)
+        return newest
+
+    def history(self, name: str) -> list[Generation]:
+        """All generations, newest first."""
+        return [self.read(name, number) for number in reversed(self.numbers(name))]
+
+    def names(self, prefix: str = "") -> list[tuple[str, int]]:
+        """Every ref name that begins with `prefix`, dropped ones too, sorted; with when its directory last changed (ns)."""
+        found = ((name_of(item.key[len("refs/") :]), item.modified_ns) for item in self._storage.directories("refs/"))
+        return sorted(item for item in found if item[0].startswith(prefix))
+
+    def standing(self, prefix: str = "") -> Iterator[Generation]:
+        """The newest generation of every ref that stands and begins with `prefix`."""
+        for name, _ in self.names(prefix):
+            newest = self.newest(name)
+            if newest is not None and newest.target is not None:
+                yield newest
+
+    def manifests(self) -> Iterator[Generation]:
+        """The newest generation of every ref that names a manifest."""
+        return (generation for generation in self.standing() if not generation.name.startswith(BASES))
+
+    def append(self, name: str, make: Callable[[Generation | None], Generation | None]) -> Generation | None:
+        """Append what `make` makes of the newest generation, again if somebody else appended meanwhile.
+
+        `make` returns a draft (its number, previous, host and time are filled in here), or None for nothing to do.
+
+        Returns:
+            The generation that now stands, or None where `make` returned None.
+
+        Raises:
+            Conflict: too many others, again and again (`lost-race`).
+        """
+        for _ in range(_ATTEMPTS):
+            newest = self.newest(name)
+            draft = make(newest)
+            if draft is None:
+                return None
+            generation = _numbered(draft, name, newest)
+            if self._storage.put_if_absent(_key(name, generation.number), documents.seal(generation)):
+                return generation
+        raise Conflict(
+            f"ref {name!r}: {_ATTEMPTS} times somebody else was quicker",
+            code="lost-race",
+            hint="run the same command again",
+        )
+
+    def swap(self, seen: Generation, draft: Generation) -> Generation:
+        """Append `draft` if `seen` is still the newest generation.
+
+        Raises:
+            Conflict: it is not (`moved-on`).
+        """
+        generation = _numbered(draft, seen.name, seen)
+        if self.numbers(seen.name)[-1] == seen.number and self._storage.put_if_absent(
+            _key(seen.name, generation.number), documents.seal(generation)
+        ):
+            return generation
+        raise Conflict(
+            f"ref {seen.name!r} moved on from generation {seen.number} meanwhile",
+            hint=f"ckptfmt log {seen.name}",
+        )
+
+
+def draft(target: str | None, verb: str) -> Generation:
+    """A generation to be numbered by `Refs.append` or `Refs.swap`; more fields by `msgspec.structs.replace`."""
+    return Generation(
+        version=FORMAT_VERSION,
+        name="",
+        number=0,
+        target=target,
+        verb=verb,
+        time=utc_now(),
+        host=host_name(),
+    )
+
+
+def utc_now() -> str:
+    """The time as it stands in records: UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _numbered(draft: Generation, name: str, newest: Generation | None) -> Generation:
+    number = newest.number + 1 if newest else 1
+    return structs.replace(draft, name=name, number=number, previous=newest.number if newest else None)
+
+
+def _key(name: str, number: int) -> str:
+    return f"refs/{directory_of(name)}/{number}.json"

@@ -1,0 +1,291 @@
+"""Shards: objects appended one after another into a file that any safetensors reader can open."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Final
+
+import blake3
+
+from ckptfmt.digest import Buffer, checksum_of, digest_of, is_digest
+from ckptfmt.encodings import encoding_named
+from ckptfmt.encodings.chooser import Effort, choose
+from ckptfmt.errors import FormatError, IntegrityError
+from ckptfmt.format.safetensors import LENGTH_BYTES, header_length
+from ckptfmt.format.shard import (
+    ALIGNMENT,
+    FORMAT_KEY,
+    MAX_SHARD_BYTES,
+    MAX_SHARD_HEADER_BYTES,
+    MAX_SHARD_OBJECTS,
+    ShardObject,
+    Stored,
+    build_header,
+    decoded_lengths,
+    header_estimate,
+    parse_shard,
+    raw_hint,
+)
+from ckptfmt.storage.protocol import Storage, Upload
+
+PREFIX: Final = "shards/"
+_SUFFIX: Final = ".safetensors"
+
+_HELD_BYTES: Final = 32 << 20
+"""A shard below this is written with a header of the exact length; above, room is reserved and padded."""
+
+_PENDING_FRAMES: Final = 6
+_PROBE_BYTES: Final = 64 << 10
+
+
+def shard_key(digest: str) -> str:
+    """The storage key of a shard."""
+    return f"{PREFIX}{digest[:2]}/{digest}{_SUFFIX}"
+
+
+def shard_of(key: str) -> str | None:
+    """The digest in a shard's key; None for a file that is none."""
+    name = key.rpartition("/")[2].removesuffix(_SUFFIX)
+    return name if is_digest(name) and key == shard_key(name) else None
+
+
+def read_shard_header(storage: Storage, shard: str) -> tuple[ShardObject, ...]:
+    """The objects of a shard, from its own header, checked against the shard's name.
+
+    Raises:
+        NotFound: there is no such shard.
+        IntegrityError: the header is not the one that gave the shard its name.
+        FormatError: it is no shard.
+    """
+    return read_header_at(storage, shard_key(shard), shard)
+
+
+def read_header_at(storage: Storage, key: str, shard: str) -> tuple[ShardObject, ...]:
+    """As `read_shard_header`, wherever the shard's file lies."""
+    prefix = storage.read(key, 0, _PROBE_BYTES)
+    size = storage.size(key) or 0
+    try:
+        length = header_length(prefix, file_size=size, where=key)
+    except FormatError as error:
+        raise IntegrityError(f"{error.message} (a damaged shard)", hint="ckptfmt fsck") from None
+    data = prefix[LENGTH_BYTES : LENGTH_BYTES + length]
+    if len(data) < length:
+        data += storage.read(key, LENGTH_BYTES + len(data), length - len(data))
+    if digest_of(data) != shard:
+        raise IntegrityError(f"{key}: the header is damaged (its digest is not the shard's name)", hint="ckptfmt fsck")
+    return parse_shard(data, file_size=size, where=key)
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A frame on its way: `stored` is ready, or comes from the pool."""
+
+    stored: Buffer | Future[Buffer]
+    decoded_bytes: int
+
+
+class ShardWriter:
+    """Appends objects, and closes a shard whenever one is full.
+
+    Args:
+        storage: where the shards go.
+        effort: how much to spend on smaller objects.
+        pool: encodes frames beside the caller.
+        remaining: an upper bound, in bytes, of the header that objects still to come may take; asked when room for
+            the header has to be reserved.
+        written: told of each shard that is durable: its digest, size in bytes and objects.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        effort: Effort,
+        pool: Executor,
+        remaining: Callable[[], int],
+        written: Callable[[str, int, tuple[ShardObject, ...]], None],
+    ) -> None:
+        self._storage = storage
+        self._effort = effort
+        self._pool = pool
+        self._remaining = remaining
+        self._written = written
+        self._reset()
+        self._digests: dict[str, Stored] = {}
+        self._nominations: set[tuple[int, str]] = set()
+
+    def _reset(self) -> None:
+        self._upload: Upload | None = None
+        self._held: list[Buffer] = []
+        self.position = 0
+        self._reserve = 0
+        self._header_bytes = 1024
+        self._objects: list[ShardObject] = []
+
+    def has(self, digest: str) -> bool:
+        """Tell whether this writer holds the object already."""
+        return digest in self._digests
+
+    def stored(self, digest: str) -> Stored:
+        """How an object of this writer is stored."""
+        return self._digests[digest]
+
+    def nominates(self, length: int, head: str) -> bool:
+        """Tell whether an object of this writer has that length and that first frame's XXH3-128."""
+        return (length, head) in self._nominations
+
+    def begin(
+        self, length: int, *, dtype: str | None, shape: tuple[int, ...], digest: str | None = None
+    ) -> ObjectWriter:
+        """Begin an object of `length` decoded bytes; `dtype` and `shape` are a hint of what it holds.
+
+        `digest` is given where the caller has hashed the very same frames already.
+        """
+        estimate = header_estimate(length, len(shape))
+        full = self._objects and (
+            self.position + length > MAX_SHARD_BYTES
+            or len(self._objects) >= MAX_SHARD_OBJECTS
+            or self._header_bytes + estimate > (self._reserve or MAX_SHARD_HEADER_BYTES)
+        )
+        if full:
+            self.flush()
+        self._header_bytes += estimate
+        self.append(bytes(-self.position % ALIGNMENT))
+        return ObjectWriter(self, length, dtype, shape, digest, self._effort, self._pool)
+
+    def append(self, data: Buffer) -> None:
+        """Append stored bytes of the object that is being written."""
+        self.position += len(data)
+        if self._upload is not None:
+            self._upload.write(data)
+            return
+        if data:
+            self._held.append(data)
+        if self.position > _HELD_BYTES:
+            self._spill()
+
+    def _spill(self) -> None:
+        reserve = min(self._header_bytes + max(self._remaining(), 0), MAX_SHARD_HEADER_BYTES)
+        self._reserve = reserve + -reserve % ALIGNMENT
+        self._upload = self._storage.upload(self._reserve)
+        held, self._held = self._held, []
+        for data in held:
+            self._upload.write(data)
+
+    def record(self, digest: str, begin: int, stored: Stored, dtype: str | None, shape: tuple[int, ...]) -> None:
+        """Take an object whose bytes were appended from `begin` on into the shard's header."""
+        if self.has(digest):
+            return  # Nothing nominated it, so it was written again: its bytes become padding.
+        hint_dtype, hint_shape = raw_hint(dtype, shape, stored)
+        self._objects.append(ShardObject(digest, stored, begin, hint_dtype, hint_shape))
+        self._digests[digest] = stored
+        self._nominations.add((stored.length, stored.head_sum()))
+
+    def flush(self) -> None:
+        """Make what was appended durable as a shard; nothing where nothing was."""
+        if not self._objects:
+            self.abort()
+            return
+        if self._upload is None:
+            head = build_header(self._objects, self.position, None)
+            key = digest_of(memoryview(head)[LENGTH_BYTES:])
+            self._upload = self._storage.upload(len(head))
+            for data in self._held:
+                self._upload.write(data)
+        else:
+            head = build_header(self._objects, self.position, self._reserve)
+            key = digest_of(memoryview(head)[LENGTH_BYTES:])
+        self._upload.finish(head, shard_key(key))
+        size = len(head) + self.position
+        self._written(key, size, parse_shard(head[LENGTH_BYTES:], file_size=size, where=shard_key(key)))
+        self._reset()
+
+    def abort(self) -> None:
+        """Leave nothing of the shard that is not yet durable."""
+        if self._upload is not None:
+            self._upload.abort()
+        self._reset()
+
+
+class ObjectWriter:
+    """One object on its way into a shard: frames of 4 MiB in order, then `finish`."""
+
+    def __init__(
+        self,
+        shard: ShardWriter,
+        length: int,
+        dtype: str | None,
+        shape: tuple[int, ...],
+        digest: str | None,
+        effort: Effort,
+        pool: Executor,
+    ) -> None:
+        self._shard = shard
+        self._length = length
+        self._dtype = dtype
+        self._shape = shape
+        self._effort = effort
+        self._pool = pool
+        self._begin = shard.position
+        self._encoding = "raw"
+        self._head = ""
+        self._sums: list[str] = []
+        self._frames: list[int] = []
+        self._pending: deque[_Frame] = deque()
+        self._digest = digest
+        self._hash = blake3.blake3()
+        self._taken = 0
+
+    def append(self, frame: Buffer) -> None:
+        """Take the next frame. It must not change afterwards."""
+        if not self._taken:
+            self._encoding = choose(frame, self._dtype, self._effort)
+            self._head = checksum_of(frame)
+        self._taken += len(frame)
+        if self._encoding == "raw":
+            self._pending.append(_Frame(frame, len(frame)))
+        else:
+            self._pending.append(_Frame(self._pool.submit(_encode, self._encoding, frame, self._dtype), len(frame)))
+        if self._digest is None:
+            self._hash.update(frame)
+        while len(self._pending) > (0 if self._encoding == "raw" else _PENDING_FRAMES):
+            self._drain()
+
+    def _drain(self) -> None:
+        frame = self._pending.popleft()
+        stored = frame.stored.result() if isinstance(frame.stored, Future) else frame.stored
+        self._sums.append(checksum_of(stored))
+        self._frames.append(len(stored))
+        self._shard.append(stored)
+
+    def finish(self) -> str:
+        """Write what is left and return the object's digest."""
+        if self._taken != self._length:
+            raise ValueError(f"{self._taken} bytes were appended to an object of {self._length}")
+        while self._pending:
+            self._drain()
+        digest = self._digest or self._hash.hexdigest()
+        whole = tuple(self._frames) == decoded_lengths(self._length)
+        stored = Stored(
+            encoding="raw" if whole else self._encoding,
+            length=self._length,
+            sums="".join(self._sums),
+            frames=() if whole else tuple(self._frames),
+            head=self._head if self._sums and self._head != self._sums[0] else None,
+            element=None if whole else self._dtype,
+        )
+        self._shard.record(digest, self._begin, stored, self._dtype, self._shape)
+        return digest
+
+
+def _encode(encoding: str, frame: Buffer, element: str | None) -> Buffer:
+    stored = encoding_named(encoding).encode(frame, element)
+    return frame if stored is None or len(stored) >= len(frame) else stored
+
+
+def is_shard_metadata(metadata: dict[str, str]) -> bool:
+    """Tell whether a safetensors file's metadata are those of a shard."""
+    return metadata.get(FORMAT_KEY, "").startswith("shard/")

@@ -1,0 +1,216 @@
+"""A store: a directory with documents, shards and refs, opened for reading and writing."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import Final, TypeVar
+
+from ckptfmt.digest import digest_of, is_digest
+from ckptfmt.errors import CkptfmtError, Conflict, IntegrityError, InvalidInput, NotFound
+from ckptfmt.format import documents
+from ckptfmt.format.documents import FORMAT_VERSION
+from ckptfmt.format.manifest import BaseRecord, Manifest
+from ckptfmt.format.refs import Generation, StoreDocument, check_name
+from ckptfmt.storage import durable
+from ckptfmt.storage.local import LocalStorage
+from ckptfmt.storage.protocol import Storage
+from ckptfmt.store.catalog import Catalog, catalog_path
+from ckptfmt.store.objects import Objects, OutsideObjects
+from ckptfmt.store.refs import Refs, utc_now
+from ckptfmt.store.shards import PREFIX, read_shard_header, shard_of
+
+DOCUMENT: Final = "store.json"
+_MAX_DOCUMENT_BYTES: Final = 1 << 30
+_SHORTEST_PREFIX: Final = 8
+
+Kind = TypeVar("Kind", Manifest, BaseRecord)
+
+
+class Store:
+    """An open store. Opening reads one document and writes nothing.
+
+    Attributes:
+        storage: its bytes at rest.
+        refs: its names.
+        document: its `store.json`.
+        path: its directory; None for one in memory.
+    """
+
+    def __init__(self, storage: Storage, document: StoreDocument, path: str | None = None) -> None:
+        self.storage = storage
+        self.document = document
+        self.path = path
+        self.refs = Refs(storage)
+        self.unreadable_shards: dict[str, CkptfmtError] = {}
+        self._synced = False
+        self._manifest = lru_cache(maxsize=64)(self._read_manifest)
+        self._record = lru_cache(maxsize=16)(self._read_record)
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return Catalog(catalog_path(self.document.store_id, f"{self.path}/{DOCUMENT}") if self.path else None)
+
+    def catalog(self, *, refresh: bool = False) -> Catalog:
+        """The catalog, after it followed the store once since opening (or once more)."""
+        if refresh or not self._synced:
+            present = {
+                shard: listed.size for listed in self.storage.list(PREFIX) if (shard := shard_of(listed.key)) is not None
+            }
+            self.unreadable_shards = self._catalog.sync(present, lambda shard: read_shard_header(self.storage, shard))
+            self._synced = True
+        return self._catalog
+
+    def facts(self) -> Catalog:
+        """The catalog for its facts alone: what it knows of shards may be old."""
+        return self._catalog
+
+    def close(self) -> None:
+        """Let go of the catalog."""
+        if "_catalog" in self.__dict__:
+            self._catalog.close()
+
+    def objects(self, outside: OutsideObjects | None = None) -> Objects:
+        """The store's objects, and those of a referenced base."""
+        return Objects(
+            self.storage, self.catalog(), refresh=lambda: self.catalog(refresh=True), outside=outside
+        )
+
+    def manifest(self, digest: str) -> Manifest:
+        """A manifest by its id.
+
+        Raises:
+            NotFound, IntegrityError, FormatError: it is not there, damaged, or not one.
+        """
+        return self._manifest(digest)
+
+    def _read_manifest(self, digest: str) -> Manifest:
+        return self._document(manifest_key(digest), digest, Manifest)
+
+    def record(self, digest: str) -> BaseRecord:
+        """A base record by its digest.
+
+        Raises:
+            NotFound, IntegrityError, FormatError: it is not there, damaged, or not one.
+        """
+        return self._record(digest)
+
+    def _read_record(self, digest: str) -> BaseRecord:
+        return self._document(record_key(digest), digest, BaseRecord)
+
+    def _document(self, key: str, digest: str, kind: type[Kind]) -> Kind:
+        data = self.storage.read(key, 0, _MAX_DOCUMENT_BYTES)
+        if digest_of(data) != digest:
+            raise IntegrityError(f"{key}: the document is damaged (its digest is not its name)", hint="ckptfmt fsck")
+        return documents.decode(data, kind, where=key)
+
+    def put_manifest(self, manifest: Manifest) -> str:
+        """Make a manifest durable and return its id."""
+        data = documents.encode(manifest)
+        digest = digest_of(data)
+        if self.storage.size(manifest_key(digest)) != len(data):
+            self.storage.put(manifest_key(digest), data)
+        return digest
+
+    def put_record(self, record: BaseRecord) -> str:
+        """Make a base record durable and return its digest."""
+        data = documents.encode(record)
+        digest = digest_of(data)
+        if self.storage.size(record_key(digest)) != len(data):
+            self.storage.put(record_key(digest), data)
+        return digest
+
+    def manifest_ids(self, prefix: str = "") -> Iterator[str]:
+        """Ids of all manifests that begin with `prefix` (of at least two digits, or '')."""
+        below = f"manifests/{prefix[:2]}/" if prefix else "manifests/"
+        for listed in self.storage.list(below):
+            name = listed.key.rpartition("/")[2].removesuffix(".json")
+            if is_digest(name) and name.startswith(prefix):
+                yield name
+
+    def resolve(self, name: str) -> tuple[str, Generation | None]:
+        """A checkpoint as users name it: a ref, `ref@generation`, or a prefix of a manifest id, tried in this order.
+
+        Returns:
+            The manifest id, and the generation it was found by.
+
+        Raises:
+            InvalidInput: it is none of these, or a prefix of several ids.
+            NotFound: there is no such checkpoint.
+        """
+        ref, at, number = name.partition("@")
+        if at:
+            if not number.isdecimal():
+                raise InvalidInput(f"{name!r}: a generation is a number, as in {ref}@3", code="ref-name")
+            generation = self.refs.read(check_name(ref), int(number))
+            if generation.target is None:
+                raise NotFound(f"{name!r} is where the ref was dropped", hint=f"ckptfmt log {ref}")
+            return generation.target, generation
+        problem: CkptfmtError
+        try:
+            generation = self.refs.current(check_name(name))
+        except (NotFound, InvalidInput) as error:
+            problem = error
+        else:
+            return generation.target or "", generation
+        if len(name) >= _SHORTEST_PREFIX and is_digest(name.ljust(64, "0")):
+            found = sorted(self.manifest_ids(name))
+            if len(found) > 1:
+                raise InvalidInput(f"{name!r} begins {len(found)} manifest ids; give more digits", code="ambiguous")
+            if found:
+                return found[0], None
+        raise problem
+
+
+def manifest_key(digest: str) -> str:
+    """The storage key of a manifest."""
+    return f"manifests/{digest[:2]}/{digest}.json"
+
+
+def record_key(digest: str) -> str:
+    """The storage key of a base record."""
+    return f"bases/{digest}.json"
+
+
+def init_store(path: str) -> Store:
+    """Make a store in `path`, a directory that does not exist or is empty.
+
+    Raises:
+        Conflict: there is a store or something else already.
+        StorageError: the file system refuses.
+    """
+    path = os.path.abspath(path)
+    with durable.storage_errors(path):
+        if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+            if os.path.exists(f"{path}/{DOCUMENT}"):
+                raise Conflict(f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {path}")
+            raise Conflict(f"{path} exists and is not empty", code="target-exists", hint="choose another directory")
+        durable.make_directories(path)
+    storage = LocalStorage(path)
+    document = StoreDocument(version=FORMAT_VERSION, store_id=uuid.uuid4().hex, hash="blake3-256", created=utc_now())
+    if not storage.put_if_absent(DOCUMENT, documents.seal(document)):
+        raise Conflict(f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {path}")
+    return Store(storage, document, path)
+
+
+def open_store(path: str) -> Store:
+    """Open the store in `path`.
+
+    Raises:
+        NotFound: there is none (`no-store`).
+        UnsupportedVersion: a newer ckptfmt made it.
+        IntegrityError: its `store.json` is damaged.
+    """
+    path = os.path.abspath(path)
+    storage = LocalStorage(path)
+    try:
+        data = storage.read(DOCUMENT, 0, _MAX_DOCUMENT_BYTES)
+    except NotFound:
+        raise NotFound(f"no store in {path}", code="no-store", hint=f"ckptfmt init {path}") from None
+    except CkptfmtError as error:
+        if os.path.isdir(path):
+            raise
+        raise NotFound(f"no store in {path}", code="no-store", hint=f"ckptfmt init {path}") from error
+    return Store(storage, documents.unseal(data, StoreDocument, where=f"{path}/{DOCUMENT}"), path)

@@ -1,0 +1,122 @@
+"""Where the objects of a file go: into a store, deduplicated, or nowhere, for their digests alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Protocol
+
+import blake3
+
+from ckptfmt.digest import Buffer, checksum_of, frame_count
+from ckptfmt.errors import IntegrityError
+from ckptfmt.store.catalog import Catalog
+from ckptfmt.store.shards import ShardWriter
+
+_HELD_FRAMES: Final = 8
+"""An object that may be a duplicate is kept in memory up to this many frames; a larger one is read again."""
+
+Frames = Iterable[Buffer]
+
+
+class Sink(Protocol):
+    """Takes objects, gives their digests."""
+
+    def put(
+        self, frames: Frames, length: int, again: Callable[[], Frames], dtype: str | None, shape: tuple[int, ...]
+    ) -> str:
+        """Take an object of `length` bytes and return its digest.
+
+        Args:
+            frames: its frames, once.
+            length: decoded bytes.
+            again: the same frames once more.
+            dtype, shape: what it holds, if that is known.
+        """
+        ...
+
+
+class HashSink:
+    """Keeps nothing: for a base that is only referenced."""
+
+    def put(
+        self, frames: Frames, length: int, again: Callable[[], Frames], dtype: str | None, shape: tuple[int, ...]
+    ) -> str:
+        """See `Sink.put`."""
+        return _digest(frames)
+
+
+class StoreSink:
+    """Writes what the store does not have.
+
+    Args:
+        writer: appends to shards.
+        catalog: nominates duplicates in the store.
+        known: decides whether an object needs no writing.
+        elsewhere: lengths of objects outside the store that may be duplicates.
+    """
+
+    def __init__(
+        self, writer: ShardWriter, catalog: Catalog, known: Callable[[str], bool], elsewhere: frozenset[int]
+    ) -> None:
+        self._writer = writer
+        self._catalog = catalog
+        self._known = known
+        self._elsewhere = elsewhere
+        self.new: dict[str, int] = {}
+
+    def put(
+        self, frames: Frames, length: int, again: Callable[[], Frames], dtype: str | None, shape: tuple[int, ...]
+    ) -> str:
+        """See `Sink.put`. A nominated object is hashed first and written only if it is none of those known.
+
+        Raises:
+            IntegrityError: the second reading differs from the first.
+        """
+        iterator = iter(frames)
+        first = [frame for frame in (next(iterator, None),) if frame is not None]
+        head = checksum_of(first[0] if first else b"")
+        if frame_count(length) > 1 and not self._nominated(length, head):
+            return self._write(_chain(first, iterator), length, dtype, shape)
+        whole = frame_count(length) <= _HELD_FRAMES
+        held = first + list(iterator) if whole else []
+        digest = _digest(held if whole else _chain(first, iterator))
+        if self._known(digest) or self._writer.has(digest):
+            return digest
+        if whole:
+            return self._write(held, length, dtype, shape, digest)
+        if self._write(again(), length, dtype, shape) != digest:
+            raise IntegrityError(
+                "a file changed while it was read",
+                code="changed-while-read",
+                hint="wait until it is written, then run the same command again",
+            )
+        return digest
+
+    def _nominated(self, length: int, head: str) -> bool:
+        return (
+            length in self._elsewhere
+            or self._writer.nominates(length, head)
+            or self._catalog.nominates(length, head)
+        )
+
+    def _write(
+        self, frames: Frames, length: int, dtype: str | None, shape: tuple[int, ...], digest: str | None = None
+    ) -> str:
+        target = self._writer.begin(length, dtype=dtype, shape=shape, digest=digest)
+        for frame in frames:
+            target.append(frame)
+        digest = target.finish()
+        self.new[digest] = length
+        return digest
+
+
+def _digest(frames: Frames) -> str:
+    content = blake3.blake3()
+    for frame in frames:
+        content.update(frame)
+    return content.hexdigest()
+
+
+def _chain(first: Iterable[Buffer], rest: Iterable[Buffer]) -> Iterator[Buffer]:
+    yield from first
+    yield from rest

@@ -1,0 +1,286 @@
+"""Walking a directory that is to be taken in: every entry looked at once, no link followed out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from ckptfmt.containers import FileSource, cut_file
+from ckptfmt.containers.protocol import Cut, Opaque
+from ckptfmt.errors import CkptfmtError, FormatError, IntegrityError, NotFound, UnsafeFile
+from ckptfmt.storage import durable
+from ckptfmt.store.stat_cache import stamp_of
+
+_MAX_JSON_BYTES: Final = 64 << 20
+_MAX_PATH_BYTES: Final = 4096
+_BLOBS: Final = "blobs"
+_SNAPSHOTS: Final = "snapshots"
+
+Kind = Literal["file", "directory", "link"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry below the walked directory.
+
+    Attributes:
+        path: relative, with '/'; '.' for the directory itself.
+        kind: what it is, after a Hub link was followed.
+        real: absolute path to open.
+        stamp: what changes when the file does.
+        size, mode, mtime_ns: as `lstat` gives them, of the target for a followed link.
+        target: text of a link.
+        outside: for a link, that what it names is not taken in.
+    """
+
+    path: str
+    kind: Kind
+    real: str
+    stamp: str
+    size: int
+    mode: int
+    mtime_ns: int
+    target: str = ""
+    outside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """A directory as it was at one moment: entries sorted by path.
+
+    Attributes:
+        root: absolute path of the directory.
+        entries: what is in it, with the directory itself as '.'.
+        chosen: the only files that belong to it; None for all.
+    """
+
+    root: str
+    entries: tuple[Entry, ...]
+    chosen: frozenset[str] | None = None
+
+    def of_kind(self, kind: Kind) -> tuple[Entry, ...]:
+        """The entries of one kind."""
+        return tuple(entry for entry in self.entries if entry.kind == kind)
+
+    def below(self, root: str, files: Iterable[str] | None) -> Walked:
+        """The part below the relative directory `root`; of its files, only `files` where they are given."""
+        prefix = f"{root}/" if root else ""
+        wanted = None if files is None else frozenset(files)
+        entries = []
+        for entry in self.entries:
+            path = "." if entry.path == (root or ".") else entry.path.removeprefix(prefix)
+            inside = path == "." or not prefix or entry.path.startswith(prefix)
+            if inside and (wanted is None or path in wanted or path == "."):
+                entries.append(_renamed(entry, path))
+        return Walked(f"{self.root}/{root}" if root else self.root, tuple(entries), wanted)
+
+    def again(self) -> Walked:
+        """The same directory as it is now."""
+        if self.chosen is None:
+            return walk(self.root)
+        if len(self.chosen) == 1:
+            return walk(f"{self.root}/{next(iter(self.chosen))}")
+        return walk(self.root).below("", self.chosen)
+
+
+def walk(path: str) -> Walked:
+    """Look at everything below `path`; where it is a file, at that file alone.
+
+    Raises:
+        NotFound: there is nothing.
+        UnsafeFile: a name that could not be restored.
+        FormatError: an entry that is neither file, directory nor link.
+        StorageError: a part cannot be read.
+    """
+    path = os.path.realpath(path)
+    with durable.storage_errors(path):
+        if not os.path.lexists(path):
+            raise NotFound(f"{path}: no such file or directory")
+        if not os.path.isdir(path):
+            root, name = os.path.split(path)
+            entries = [_entry(root, ".", os.stat(root), root), _look(root, name, path)]
+            return Walked(root, tuple(entries), frozenset({name}))
+        entries = [_entry(path, ".", os.stat(path), path)]
+        _descend(path, "", entries)
+        entries.sort(key=lambda entry: entry.path.encode())
+        return Walked(path, tuple(entries))
+
+
+def same_still(before: Walked, again: Walked) -> None:
+    """Compare two walks of one directory.
+
+    Raises:
+        IntegrityError: something changed meanwhile; the message names the first.
+    """
+    first = {entry.path: entry for entry in before.entries if entry.path != "."}
+    second = {entry.path: entry for entry in again.entries if entry.path != "."}
+    for path in sorted(first.keys() | second.keys()):
+        old, new = first.get(path), second.get(path)
+        if old is None or new is None or (old.kind, old.stamp, old.target) != (new.kind, new.stamp, new.target):
+            what = "appeared" if old is None else "vanished" if new is None else "changed"
+            raise IntegrityError(
+                f"{before.root}/{path}: {what} while the checkpoint was read",
+                code="changed-while-read",
+                hint="wait until it is written, then run the same command again",
+            )
+
+
+def _descend(root: str, below: str, entries: list[Entry]) -> None:
+    directory = f"{root}/{below}" if below else root
+    with os.scandir(directory) as found:
+        names = [item.name for item in found]
+    for name in names:
+        path = f"{below}/{name}" if below else name
+        entry = _look(root, path, f"{root}/{path}")
+        entries.append(entry)
+        if entry.kind == "directory":
+            _descend(root, path, entries)
+
+
+def _look(root: str, path: str, real: str) -> Entry:
+    check_path(path, root)
+    found = os.lstat(real)
+    if stat.S_ISLNK(found.st_mode):
+        return _link(root, path, real, found)
+    return _entry(root, path, found, real)
+
+
+def _entry(root: str, path: str, found: os.stat_result, real: str) -> Entry:
+    if stat.S_ISDIR(found.st_mode):
+        # A directory's own stamp is its name: that its entries stay the same is compared entry by entry.
+        return Entry(path, "directory", real, "", 0, stat.S_IMODE(found.st_mode), found.st_mtime_ns)
+    if not stat.S_ISREG(found.st_mode):
+        raise FormatError(f"{root}/{path}: neither a file, a directory nor a link; it cannot be taken in")
+    mode = stat.S_IMODE(found.st_mode)
+    return Entry(path, "file", real, stamp_of(found), found.st_size, mode, found.st_mtime_ns)
+
+
+def _link(root: str, path: str, real: str, found: os.stat_result) -> Entry:
+    """Follow a link once if it leads into the Hub's `blobs` beside `snapshots`; keep all others as links."""
+    target = os.readlink(real)
+    check_target(target, f"{root}/{path}")
+    reached = os.path.normpath(os.path.join(os.path.dirname(real), target))
+    if _in_hub_blobs(root, reached):
+        try:
+            blob = os.lstat(reached)
+        except FileNotFoundError:
+            raise FormatError(
+                f"{root}/{path}: links to a Hub blob that is not there", hint="download the model again"
+            ) from None
+        if stat.S_ISREG(blob.st_mode):
+            return _entry(root, path, blob, reached)
+    inside = reached == root or reached.startswith(root + "/")
+    mode = stat.S_IMODE(found.st_mode)
+    return Entry(path, "link", reached, "", 0, mode, found.st_mtime_ns, target, not inside)
+
+
+def _in_hub_blobs(root: str, reached: str) -> bool:
+    parts = root.split("/")
+    if _SNAPSHOTS not in parts:
+        return False
+    repository = "/".join(parts[: len(parts) - 1 - parts[::-1].index(_SNAPSHOTS)])
+    return os.path.dirname(reached) == f"{repository}/{_BLOBS}"
+
+
+def _renamed(entry: Entry, path: str) -> Entry:
+    return Entry(
+        path, entry.kind, entry.real, entry.stamp, entry.size, entry.mode, entry.mtime_ns, entry.target, entry.outside
+    )
+
+
+def check_path(path: str, where: str) -> None:
+    """Refuse a relative path that could not, or should not, be created again.
+
+    Raises:
+        UnsafeFile: it is absolute, has an empty, '.' or '..' part, control characters or bytes that are no UTF-8.
+    """
+    parts = path.split("/")
+    sound = (
+        path.isprintable() or all(unicodedata.category(letter) not in ("Cc", "Cs") for letter in path)
+    ) and not ({"", ".", ".."} & set(parts))
+    if not sound or len(path.encode(errors="replace")) > _MAX_PATH_BYTES:
+        raise UnsafeFile(
+            f"{where}: a file name that cannot be kept: {path!r}", hint="rename it, then run the same command again"
+        )
+
+
+def check_target(target: str, where: str) -> None:
+    """Refuse a link text that JSON cannot hold.
+
+    Raises:
+        UnsafeFile: it has control characters or bytes that are no UTF-8.
+    """
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in target):
+        raise UnsafeFile(f"{where}: a link that cannot be kept: {target!r}", code="unsafe-link")
+
+
+class WalkedTree:
+    """A `layouts.Tree` over a walked directory. Files are cut once; a link to a file of the tree is no file of its own.
+
+    Args:
+        walked: what is there.
+        name: base name of the checkpoint.
+        damaged_as_opaque: keep structurally lying weight files whole, and remember why, where else they are refused.
+    """
+
+    def __init__(self, walked: Walked, name: str, *, damaged_as_opaque: bool = False) -> None:
+        self.name = name
+        self.damaged: dict[str, str] = {}
+        self._as_opaque = damaged_as_opaque
+        self._cuts: dict[str, Cut | Opaque] = {}
+        self._files = {entry.path: entry for entry in walked.of_kind("file")}
+        by_real = {entry.real: entry for entry in self._files.values()}
+        self._alias = {
+            link.path: by_real[link.real] for link in walked.of_kind("link") if link.real in by_real
+        }
+
+    def paths(self) -> tuple[str, ...]:
+        """See `Tree.paths`."""
+        return tuple(sorted(self._files))
+
+    def size(self, path: str) -> int:
+        """See `Tree.size`."""
+        return self._files[path].size
+
+    def json(self, path: str) -> Any:
+        """See `Tree.json`."""
+        entry = self._files.get(path) or self._alias.get(path)
+        if entry is None or entry.size > _MAX_JSON_BYTES:
+            return None
+        with FileSource(entry.real) as source:
+            data = source.read(0, source.size)
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError):
+            return None
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """See `Tree.read`."""
+        with FileSource(self._files[path].real) as source:
+            return source.read(offset, length)
+
+    def cut(self, path: str) -> Cut | Opaque:
+        """See `Tree.cut`."""
+        if path not in self._cuts:
+            self._cuts[path] = self._cut(self._files[path])
+        return self._cuts[path]
+
+    def _cut(self, entry: Entry) -> Cut | Opaque:
+        try:
+            with FileSource(entry.real) as source:
+                return cut_file(source, entry.path)
+        except (FormatError, UnsafeFile) as error:
+            if not self._as_opaque:
+                raise
+            self.damaged[entry.path] = error.message
+            return Opaque(error.message)
+
+
+def lying_file_hint(error: CkptfmtError) -> str:
+    """What to do about a checkpoint with a structurally lying file."""
+    return error.hint or "download or save it again, or take it in as it is with --damaged-as-opaque"
