@@ -30,6 +30,7 @@ from ckptfmt.encodings.words import (
 )
 from ckptfmt.encodings.zstd import LEVEL, decompress_exactly
 from ckptfmt.errors import FormatError
+from ckptfmt.format.dtypes import BITS
 
 PLANES_FORM: Final = 1
 ORDERED_FORM: Final = 2
@@ -60,6 +61,8 @@ class Planes:
         The second form costs twice the time of the first, so it is tried only where a sample of the frame, 16 Ki
         words from its middle, says that it saves at least 2 % of the first.
         """
+        if element is not None and element not in BITS:
+            return None
         kind, width = kind_of(element)
         count = len(frame) // width
         if not count:

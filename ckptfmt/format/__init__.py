@@ -1,0 +1,1 @@
+"""The format as data: bytes in, frozen data out, and back."""

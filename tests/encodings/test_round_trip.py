@@ -90,3 +90,4 @@ def test_an_unknown_encoding_or_element_is_named() -> None:
         encoding_named("delta9")
     with pytest.raises(FormatError, match="'F12'"):
         encoding_named("planes").decode(b"\x01\x00\x00", 2, "F12")
+    assert encoding_named("planes").encode(bytes(5000), "F12") is None
