@@ -166,6 +166,8 @@ def _with_recipe(listing: Listing, at: str, below: list[Found]) -> Iterator[Foun
         return
     last = max(epochs, key=natural)
     for each in below:
+        if each.root == join(at, RECIPE_DIRECTORY):
+            continue
         if each is epochs[last]:
             own = each.files if each.files is not None else paths_below(listing.directories[last])
             files = [join(last, path) for path in own] + paths_below(recipe, RECIPE_DIRECTORY)

@@ -54,11 +54,16 @@ _LEAVES: Final = frozenset({"weight", "bias"})
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a key means: `adapter` is None for a model tensor; `method` None where the key does not tell."""
+    """What a key means.
+
+    `adapter` is None for a model tensor; `method` None where the key does not tell; `outside` marks what a module
+    that holds a PEFT model has of its own (a router): it is not the model's.
+    """
 
     name: str
     adapter: str | None = None
     method: str | None = None
+    outside: bool = False
 
 
 def name_keys(keys: Sequence[str]) -> tuple[Named, ...]:
@@ -67,6 +72,13 @@ def name_keys(keys: Sequence[str]) -> tuple[Named, ...]:
     while prefix := next((prefix for prefix in _SHARED_PREFIXES if split and _all_have(split, prefix)), None):
         length = prefix.count(".")
         split = [parts[length:] for parts in split]
+    adapted = any(part in _METHOD_OF for parts in split for part in parts)
+    unwrapped = [_unwrapped(parts) if adapted else None for parts in split]
+    if any(unwrapped):
+        return tuple(
+            _name(inner, nanogpt=False) if inner else Named(".".join(parts), outside=True)
+            for parts, inner in zip(split, unwrapped, strict=True)
+        )
     nanogpt = any("main_weight" in parts for parts in split)
     return tuple(_name(parts, nanogpt=nanogpt) for parts in split)
 
@@ -82,6 +94,13 @@ def method_of(keys: Sequence[str]) -> str | None:
     if parts & set(_METHODS["ADALORA"]):
         return "ADALORA"
     return next((_METHOD_OF[part] for part in sorted(parts) if part in _METHOD_OF), None)
+
+
+def _unwrapped(parts: list[str]) -> list[str] | None:
+    """What follows PEFT's prefix, and the user's module that holds the PEFT model; None without that prefix."""
+    pairs = zip(parts, parts[1:], strict=False)
+    at = next((at for at, pair in enumerate(pairs) if pair == ("base_model", "model")), None)
+    return None if at is None or at + 2 >= len(parts) else parts[at + 2 :]
 
 
 def _all_have(split: list[list[str]], prefix: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptfmt.containers.protocol import Cut, CutTensor
-from ckptfmt.layouts.compose import Part
+from ckptfmt.layouts.compose import Part, listed
 from ckptfmt.layouts.names import name_keys
 from ckptfmt.layouts.protocol import ReadAdapter, ReadTensor
 
@@ -68,15 +68,19 @@ def read_state_dict(
     """
     beside = beside or {}
     model: list[ReadTensor] = []
-    copies: list[ReadTensor] = []
+    others: list[ReadTensor] = []
     inner: dict[str, list[tuple[Entry, ReadTensor]]] = {}
     methods: dict[str, str] = {}
+    doubled: set[str] = set()
     for entry, named in zip(entries, name_keys([entry.key for entry in entries]), strict=True):
-        if named.adapter is None:
+        if named.outside:
+            others.append(ReadTensor(entry.path, entry.index, named.name, "state", "outside-model"))
+        elif named.adapter is None:
             model.append(ReadTensor(entry.path, entry.index, named.name, "model"))
         elif named.adapter in beside:
+            doubled.add(named.adapter)
             part = f"in-weights:{named.adapter}"
-            copies.append(ReadTensor(entry.path, entry.index, named.name, "state", part))
+            others.append(ReadTensor(entry.path, entry.index, named.name, "state", part))
         else:
             tensor = ReadTensor(entry.path, entry.index, named.name, "adapter", named.adapter)
             inner.setdefault(named.adapter, []).append((entry, tensor))
@@ -87,10 +91,10 @@ def read_state_dict(
         for name, found in inner.items()
     )
     notes = [f"adapter {name!r} lies inside the weights, without a configuration" for name in inner if config is None]
-    doubled = sorted({tensor.part.partition(":")[2] for tensor in copies if tensor.part})
-    notes += [f"the weights hold a copy of adapter {name!r}: kept as state" for name in doubled]
+    if doubled:
+        notes.append(f"the weights hold copies of the adapters beside them, kept as state: {listed(sorted(doubled))}")
     within = [tensor for found in inner.values() for _, tensor in found]
-    return Part((*model, *within, *copies), adapters, tuple(notes))
+    return Part((*model, *within, *others), adapters, tuple(notes))
 
 
 def _ranks(found: Iterable[tuple[Entry, ReadTensor]]) -> dict[str, Any]:
