@@ -6,6 +6,7 @@ the name that PEFT writes into `adapter_model.safetensors`, so one adapter has o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -98,7 +99,7 @@ def method_of(keys: Sequence[str]) -> str | None:
 
 def _unwrapped(parts: list[str]) -> list[str] | None:
     """What follows PEFT's prefix, and the user's module that holds the PEFT model; None without that prefix."""
-    pairs = zip(parts, parts[1:], strict=False)
+    pairs = itertools.pairwise(parts)
     at = next((at for at, pair in enumerate(pairs) if pair == ("base_model", "model")), None)
     return None if at is None or at + 2 >= len(parts) else parts[at + 2 :]
 
