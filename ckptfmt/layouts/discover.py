@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
@@ -27,7 +28,7 @@ _SERIES: Final = re.compile(r"checkpoint-\d+|epoch_\d+|stage[-_ ]?\d+.*|run[-_]\
 """Directories that are members of a series: checkpoints of their own, even inside one."""
 
 _ONE_FILE: Final = re.compile(
-    r"(?:.*[-_.])?(?:ckpt|checkpoint|step|iter|epoch|best|last|final|latest)(?:[-_=.]?\w*)*\.(?:pt|pth|ckpt)"
+    r"(?:.*[-_.])?(?:ckpt|checkpoint|step|iter|epoch|best|last|final|latest)[\w.=-]*\.(?:pt|pth|ckpt)"
 )
 """Files that are a checkpoint each, by the names that training loops give them."""
 
@@ -203,9 +204,9 @@ def _file_layout(name: str) -> str | None:
 def _named_apart(found: Iterable[Found]) -> Iterator[Found]:
     """Give files that differ in their suffix alone (`best.pt`, `best.ckpt`) their full names."""
     every = list(found)
-    names = [each.name for each in every]
+    times = Counter(each.name for each in every)
     for each in every:
-        if names.count(each.name) > 1 and each.files is not None and each.root != each.name:
+        if times[each.name] > 1 and each.files is not None and each.root != each.name:
             stem = split(each.name)[1]
             own = next((path for path in each.files if stem_of(path) == stem), stem)
             yield replace(each, name=join(each.root, own))

@@ -8,11 +8,21 @@ from typing import Final
 
 from ckptfmt.layouts.protocol import Listing
 
+MAX_DEPTH: Final = 100
+"""Directories below one another that a listing follows."""
+
 _STAGE: Final = re.compile(r"stage[-_ ]?(\d{1,6})(?![0-9A-Za-z])", re.IGNORECASE)
 
 
 def listing_of(paths: Iterable[str], name: str = "") -> Listing:
-    """The tree of directories that the relative `paths` ('/' between parts) make; `name` is the top one's."""
+    """The tree of directories that the relative `paths` ('/' between parts) make; `name` is the top one's.
+
+    What lies deeper than `MAX_DEPTH` is left out: no layout reaches there, and its files are kept anyway.
+    """
+    return _nest((path for path in paths if path.count("/") < MAX_DEPTH), name)
+
+
+def _nest(paths: Iterable[str], name: str) -> Listing:
     files: set[str] = set()
     below: dict[str, list[str]] = {}
     for path in paths:
@@ -21,7 +31,7 @@ def listing_of(paths: Iterable[str], name: str = "") -> Listing:
             below.setdefault(head, []).append(tail)
         else:
             files.add(path)
-    return Listing(name, frozenset(files), {head: listing_of(tails, head) for head, tails in below.items()})
+    return Listing(name, frozenset(files), {head: _nest(tails, head) for head, tails in below.items()})
 
 
 def paths_below(listing: Listing, at: str = "") -> list[str]:

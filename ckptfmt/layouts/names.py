@@ -51,6 +51,8 @@ _METHODS: Final[dict[str, tuple[str, ...]]] = {
 
 _METHOD_OF: Final = {segment: method for method, segments in _METHODS.items() for segment in segments}
 _LEAVES: Final = frozenset({"weight", "bias"})
+_BARE: Final = frozenset({"lora_magnitude_vector"})
+"""Modules that PEFT writes without their `.weight`: DoRA's magnitude was a parameter before it was a module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ def _name(parts: list[str], *, nanogpt: bool) -> Named:
         if part in _METHOD_OF:
             method = _METHOD_OF[part]
             if rest and rest[0] not in _LEAVES:
-                return Named(PEFT_PREFIX + ".".join(parts[: at + 1] + rest[1:]), rest[0], method)
+                leaf = [] if part in _BARE else rest[1:]
+                return Named(PEFT_PREFIX + ".".join(parts[: at + 1] + leaf), rest[0], method)
             return Named(".".join(parts), DEFAULT, NANOGPT_LORA if nanogpt else method)
     return Named(".".join(part for part in parts if part not in _HOLDERS))

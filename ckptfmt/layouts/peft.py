@@ -84,12 +84,16 @@ def named(part: Part) -> dict[str, ReadAdapter]:
 
 def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as it compares: keys sorted, sets as sorted lists without doubles, plain JSON."""
-    found = plain_object(config)
+    found = plain_object(config, whole=True)
     for key in _SETS & found.keys():
         value = found[key]
         if isinstance(value, list):
-            found[key] = sorted({repr(item): item for item in value}.values(), key=lambda item: (str(type(item)), item))
+            found[key] = sorted({repr(item): item for item in value}.values(), key=_any_order)
     return _sorted_keys(found)  # type: ignore[no-any-return]
+
+
+def _any_order(item: Any) -> tuple[float, str]:
+    return (item, "") if isinstance(item, int | float) else (0, str(item))
 
 
 def _sorted_keys(value: Any) -> Any:

@@ -35,11 +35,11 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any, depth: int = 0, *, whole: bool = False) -> Any:
     """`value` as plain JSON.
 
     What is no JSON becomes a name in angle brackets (`<tensor>`, `<pathlib.PosixPath>`), NaN and infinities and
-    whole numbers beyond 64 bits become strings, and lists over `MAX_ITEMS` are counted.
+    whole numbers beyond 64 bits become strings. Unless `whole`, lists over `MAX_ITEMS` are counted and long texts cut.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -48,25 +48,25 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):
-        return clean(value[:_MAX_TEXT])
+        return clean(value if whole else value[:_MAX_TEXT])
     if isinstance(value, Inert):
         return f"<{clean(value.name)}>"
     if isinstance(value, TensorAt):
         return "<tensor>"
     if isinstance(value, Mapping | list | tuple | set | frozenset):
-        if depth >= MAX_DEPTH or len(value) > MAX_ITEMS:
+        if depth >= MAX_DEPTH or (len(value) > MAX_ITEMS and not whole):
             return f"<{len(value)} items>"
         if isinstance(value, Mapping):
-            return {clean(str(key)): plain(item, depth + 1) for key, item in value.items()}
+            return {clean(str(key)): plain(item, depth + 1, whole=whole) for key, item in value.items()}
         if isinstance(value, set | frozenset):
-            return sorted((plain(item, depth + 1) for item in value), key=repr)
-        return [plain(item, depth + 1) for item in value]
+            return sorted((plain(item, depth + 1, whole=whole) for item in value), key=repr)
+        return [plain(item, depth + 1, whole=whole) for item in value]
     return f"<{type(value).__name__}>"
 
 
-def plain_object(value: Any) -> dict[str, Any]:
+def plain_object(value: Any, *, whole: bool = False) -> dict[str, Any]:
     """`plain(value)` where `value` is an object, else {}."""
-    result = plain(value)
+    result = plain(value, whole=whole)
     return result if isinstance(result, dict) else {}
 
 

@@ -107,12 +107,14 @@ def _weight_sets(tree: Tree, directory: str, notes: list[str]) -> list[WeightSet
                 here = sorted({*here, *groups.pop(key)})
             missing = tuple(file for file in said if file not in names)
             if missing:
-                notes.append(f"{join(directory, name)}: {len(missing)} files are not there: {listed(missing)}")
+                notes.append(
+                    f"{join(directory, name)}: {len(missing)} of {len(said)} files not there: {listed(missing)}"
+                )
             if here:
                 sets.append(WeightSet(match["stem"], match["suffix"], tuple(here), missing, name))
     for key, files in groups.items():
         if wanted[key] > len(files):
-            notes.append(f"{len(files)} of {wanted[key]} weight files are there: {listed(files)}")
+            notes.append(f"only {len(files)} of {wanted[key]} weight files are there: {listed(files)}")
         missing = ("?",) * (wanted[key] - len(files))
         sets.append(WeightSet(key[0], key[1], tuple(sorted(files)), missing))
     return sorted(sets, key=lambda each: (_SUFFIX_ORDER.index(each.suffix), each.label.count("."), each.label))

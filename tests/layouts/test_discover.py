@@ -175,6 +175,14 @@ def test_many_files_are_found_quickly() -> None:
     assert len(find_checkpoints(paths)) == 2000
 
 
+@pytest.mark.parametrize(
+    "path", ["step" + "a-" * 2000 + "!.pt", "a/" * 1500 + "model.safetensors", "checkpoint_a_" + "step1_" * 500 + "x"]
+)
+def test_hostile_names_cost_nothing(path: str) -> None:
+    assert find_checkpoints([path])
+    assert len(unclaimed([path], find_checkpoints([path]))) <= 1
+
+
 def test_layouts_load_neither_torch_nor_numpy() -> None:
     allowed = "import sys, ckptfmt.layouts; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", allowed], check=False).returncode == 0

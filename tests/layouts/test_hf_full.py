@@ -48,7 +48,7 @@ def test_a_missing_shard_is_a_note(made: Made, tmp_path: Path) -> None:
     lost.unlink()
     reading = read(partial)
     assert set(names_of(reading, "model")) < set(names)
-    assert any("1 files are not there" in note and lost.name in note for note in reading.notes)
+    assert any("1 of 7 files not there" in note and lost.name in note for note in reading.notes)
     (partial / INDEX).unlink()
     assert any("of 7 weight files" in note for note in read(partial).notes)
 

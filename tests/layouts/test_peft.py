@@ -70,6 +70,17 @@ def test_the_order_of_sets_and_keys_means_nothing() -> None:
     )
 
 
+def test_a_configuration_is_kept_whole_whatever_is_in_it() -> None:
+    ranks = {f"layers.{n}": [True, False] for n in range(2000)}
+    pattern = "|".join(f"layers.{n}" for n in range(2000))
+    assert canonical_config({"rank_pattern": ranks, "exclude_modules": pattern}) == {
+        "exclude_modules": pattern,
+        "rank_pattern": ranks,
+    }
+    mixed: list[object] = [{"b": 1}, 10, "a", [2], 2, None, {"b": 1}, 2.5]
+    assert canonical_config({"target_modules": mixed}) == canonical_config({"target_modules": mixed[::-1]})
+
+
 @pytest.mark.parametrize("config", ["{", "[]", '{"peft_type": 3, "target_modules": {"a": NaN}, "revision": []}', ""])
 def test_a_broken_configuration_still_reads(made: Made, tmp_path: Path, config: str) -> None:
     directory, names = made(peft_adapters.make)
