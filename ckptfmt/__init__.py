@@ -1,1 +1,23 @@
 """ckptfmt: a content-addressed store for fine-tuned model checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptfmt.errors import CkptfmtError
+
+if TYPE_CHECKING:
+    from ckptfmt.api import Store
+
+__all__ = ["CkptfmtError", "Store"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Load the verbs when they are asked for: `import ckptfmt` alone stays light."""
+    if name == "Store":
+        from ckptfmt.api import Store  # noqa: PLC0415
+
+        return Store
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -72,9 +72,13 @@ def storage_error(error: OSError, what: str) -> StorageError:
     """The `StorageError` that stands for `error`."""
     reason = error.strerror or str(error)
     if error.errno in _FULL:
-        return StorageError(f"{what}: {reason}", code="disk-full", hint="free some space and run the same command again")
+        return StorageError(
+            f"{what}: {reason}", code="disk-full", hint="free some space and run the same command again"
+        )
     if error.errno in _READ_ONLY:
-        return StorageError(f"{what}: {reason}", code="read-only", hint="check the permissions, or choose another --store")
+        return StorageError(
+            f"{what}: {reason}", code="read-only", hint="check the permissions, or choose another --store"
+        )
     return StorageError(f"{what}: {reason}", code="io")
 
 

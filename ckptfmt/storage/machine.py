@@ -13,7 +13,18 @@ import platformdirs
 
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "glusterfs", "afs"}
-    | {"fuse.glusterfs", "fuse.sshfs", "9p", "orangefs", "pvfs2", "wekafs", "fuse.juicefs", "fuse.s3fs", "ocfs2", "gfs2"}
+    | {
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "9p",
+        "orangefs",
+        "pvfs2",
+        "wekafs",
+        "fuse.juicefs",
+        "fuse.s3fs",
+        "ocfs2",
+        "gfs2",
+    }
 )
 _ESCAPES: Final = ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\"))
 

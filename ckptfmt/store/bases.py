@@ -42,7 +42,12 @@ def find_base(store: Store, name: str) -> Base:
 def all_bases(store: Store) -> list[Base]:
     """Every base that stands, by name."""
     return [
-        Base(generation.name.removeprefix(BASES), generation, generation.target or "", store.record(generation.target or ""))
+        Base(
+            generation.name.removeprefix(BASES),
+            generation,
+            generation.target or "",
+            store.record(generation.target or ""),
+        )
         for generation in store.refs.standing(BASES)
     ]
 

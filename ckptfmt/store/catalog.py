@@ -34,6 +34,11 @@ CREATE TABLE objects (
 ) WITHOUT ROWID;
 CREATE INDEX by_head ON objects (length, head);
 CREATE INDEX by_shard ON objects (shard);
+CREATE TABLE documents (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, summary BLOB NOT NULL,
+    stored INTEGER NOT NULL DEFAULT 0, exclusive INTEGER NOT NULL DEFAULT 0, missing INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE uses (object BLOB PRIMARY KEY, count INTEGER NOT NULL, owners INTEGER NOT NULL, stored INTEGER)
+    WITHOUT ROWID;
+CREATE INDEX by_owner ON uses (owners, stored) WHERE count = 1;
 CREATE TABLE facts (kind TEXT NOT NULL, key TEXT NOT NULL, stamp TEXT NOT NULL, value BLOB NOT NULL,
     PRIMARY KEY (kind, key)) WITHOUT ROWID;
 """
@@ -74,8 +79,10 @@ class Catalog:
         self._connection.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of what is done inside, or nothing; other processes wait."""
         with self._lock, self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
 
     def shards(self) -> dict[str, int]:
@@ -85,7 +92,7 @@ class Catalog:
 
     def add_shard(self, shard: str, size: int, objects: Iterable[ShardObject]) -> None:
         """Take in the objects of a shard."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             cursor = connection.execute("INSERT OR IGNORE INTO shards (digest, size) VALUES (?, ?)", (shard, size))
             if cursor.rowcount:
                 row = cursor.lastrowid
@@ -96,9 +103,12 @@ class Catalog:
 
     def forget_shard(self, shard: str) -> None:
         """Drop a shard that is gone."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM objects WHERE shard = (SELECT id FROM shards WHERE digest = ?)", (shard,))
             connection.execute("DELETE FROM shards WHERE digest = ?", (shard,))
+            # What was counted of objects that are gone is worth nothing: it is counted afresh (store/usage.py).
+            connection.execute("DELETE FROM uses")
+            connection.execute("DELETE FROM documents")
 
     def sync(self, present: dict[str, int], headers: Callable[[str], Sequence[ShardObject]]) -> dict[str, CkptfmtError]:
         """Follow the store: `present` are its shards with their sizes, `headers` reads one.
@@ -178,7 +188,7 @@ class Catalog:
 
     def remember(self, kind: str, values: Iterable[tuple[str, str, bytes]]) -> None:
         """Keep derived values: key, the stamp of what they were derived from, value."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)",
                 ((kind, key, stamp, value) for key, stamp, value in values),

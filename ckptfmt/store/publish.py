@@ -52,9 +52,7 @@ def missing_objects(store: Store, objects: dict[str, int], outside: OutsideObjec
             present = set()
             catalog.forget_shard(shard)
         missing.update((digest, objects[digest]) for digest in digests - present)
-    return {
-        digest: length for digest, length in missing.items() if outside is None or not outside.has(digest)
-    }
+    return {digest: length for digest, length in missing.items() if outside is None or not outside.has(digest)}
 
 
 def publish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import structs
 
@@ -17,6 +17,18 @@ from ckptfmt.storage.protocol import Storage
 
 _ATTEMPTS: Final = 64
 _MAX_DOCUMENT_BYTES: Final = 256 << 20
+
+
+class RefCache(Protocol):
+    """Newest generations by name and the time (ns) their directory last changed."""
+
+    def load(self) -> dict[tuple[str, int], Generation]:
+        """All that is cached."""
+        ...
+
+    def save(self, fresh: list[tuple[int, Generation]]) -> None:
+        """Cache what is not too young to be trusted."""
+        ...
 
 
 class Refs:
@@ -85,6 +97,23 @@ class Refs:
             newest = self.newest(name)
             if newest is not None and newest.target is not None:
                 yield newest
+
+    def standing_cached(self, cache: RefCache) -> list[Generation]:
+        """As `standing`, without attributes, reading only refs whose directory changed since they were cached."""
+        known = cache.load()
+        fresh, found = [], []
+        for name, changed_ns in self.names():
+            generation = known.get((name, changed_ns))
+            if generation is None:
+                newest = self.newest(name)
+                if newest is None:
+                    continue
+                generation = structs.replace(newest, attributes=())
+                fresh.append((changed_ns, generation))
+            if generation.target is not None:
+                found.append(generation)
+        cache.save(fresh)
+        return found
 
     def manifests(self) -> Iterator[Generation]:
         """The newest generation of every ref that names a manifest."""

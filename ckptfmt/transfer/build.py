@@ -88,9 +88,7 @@ def root_of(content: Content) -> str | None:
     )
 
 
-def build_manifest(
-    reading: Reading, content: Content, *, base: BaseLink | None, lineage: Lineage | None
-) -> Manifest:
+def build_manifest(reading: Reading, content: Content, *, base: BaseLink | None, lineage: Lineage | None) -> Manifest:
     """The manifest of a checkpoint."""
     return Manifest(
         version=FORMAT_VERSION,

@@ -94,9 +94,7 @@ class StoreSink:
 
     def _nominated(self, length: int, head: str) -> bool:
         return (
-            length in self._elsewhere
-            or self._writer.nominates(length, head)
-            or self._catalog.nominates(length, head)
+            length in self._elsewhere or self._writer.nominates(length, head) or self._catalog.nominates(length, head)
         )
 
     def _write(

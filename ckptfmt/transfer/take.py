@@ -69,9 +69,7 @@ def take_file(
 
 
 def _whole(entry: Entry, cut: Opaque, stream: FileStream, sink: Sink) -> File:
-    content = sink.put(
-        stream.frames(stream.size), stream.size, lambda: stream.frames_again(0, stream.size), None, ()
-    )
+    content = sink.put(stream.frames(stream.size), stream.size, lambda: stream.frames_again(0, stream.size), None, ())
     return File(path=entry.path, size=stream.size, sha256=stream.finish(), content=content, reason=cut.reason)
 
 

@@ -200,9 +200,9 @@ def check_path(path: str, where: str) -> None:
         UnsafeFile: it is absolute, has an empty, '.' or '..' part, control characters or bytes that are no UTF-8.
     """
     parts = path.split("/")
-    sound = (
-        path.isprintable() or all(unicodedata.category(letter) not in ("Cc", "Cs") for letter in path)
-    ) and not ({"", ".", ".."} & set(parts))
+    sound = (path.isprintable() or all(unicodedata.category(letter) not in ("Cc", "Cs") for letter in path)) and not (
+        {"", ".", ".."} & set(parts)
+    )
     if not sound or len(path.encode(errors="replace")) > _MAX_PATH_BYTES:
         raise UnsafeFile(
             f"{where}: a file name that cannot be kept: {path!r}", hint="rename it, then run the same command again"
@@ -235,9 +235,7 @@ class WalkedTree:
         self._cuts: dict[str, Cut | Opaque] = {}
         self._files = {entry.path: entry for entry in walked.of_kind("file")}
         by_real = {entry.real: entry for entry in self._files.values()}
-        self._alias = {
-            link.path: by_real[link.real] for link in walked.of_kind("link") if link.real in by_real
-        }
+        self._alias = {link.path: by_real[link.real] for link in walked.of_kind("link") if link.real in by_real}
 
     def paths(self) -> tuple[str, ...]:
         """See `Tree.paths`."""

@@ -1,0 +1,91 @@
+"""The verb `verify`: decode every object, compare digests, name whom the damage harms."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from ckptfmt.api.results import Damage, VerifyReport
+from ckptfmt.digest import digest_of
+from ckptfmt.errors import CkptfmtError, InvalidInput
+from ckptfmt.format.manifest import objects_of
+from ckptfmt.format.refs import BASES
+from ckptfmt.progress import Progress
+from ckptfmt.store.bases import all_bases, outside_files
+from ckptfmt.store.objects import OutsideObjects
+from ckptfmt.store.store import Store
+
+_WORKERS = 2
+
+
+def verify(store: Store, names: tuple[str, ...], subset: tuple[int, int] | None, progress: Progress) -> VerifyReport:
+    """Decode the objects of some checkpoints, or of all and of the kept bases.
+
+    Args:
+        store: where.
+        names: checkpoints; none for all.
+        subset: (n, t): the n-th of t parts of the objects, 1-based, the same part every time.
+        progress: told of decoded bytes.
+
+    Raises:
+        InvalidInput: `subset` is no part.
+    """
+    if subset is not None and not 1 <= subset[0] <= subset[1]:
+        raise InvalidInput(f"--subset {subset[0]}/{subset[1]}: the part must lie between 1 and {subset[1]}")
+    wanted, harmed, problems = _wanted(store, names)
+    chosen = sorted(digest for digest in wanted if subset is None or _part(digest, subset[1]) == subset[0])
+    progress.begin("verify", sum(wanted[digest][0] for digest in chosen))
+    with ThreadPoolExecutor(_WORKERS, "verify") as pool:
+
+        def check(digest: str) -> str | None:
+            length, outside = wanted[digest]
+            try:
+                store.objects(outside).verify(digest, length)
+            except CkptfmtError as error:
+                return error.message
+            progress.advance(length)
+            return None
+
+        results = list(zip(chosen, pool.map(check, chosen), strict=True))
+    progress.end()
+    damaged = [Damage(digest, problem, tuple(sorted(harmed[digest]))) for digest, problem in results if problem]
+    return VerifyReport(
+        objects=len(chosen), bytes=sum(wanted[digest][0] for digest in chosen), damaged=(*problems, *damaged)
+    )
+
+
+def _part(digest: str, parts: int) -> int:
+    return int(digest_of(digest.encode())[:15], 16) % parts + 1
+
+
+_Wanted = dict[str, tuple[int, OutsideObjects | None]]
+
+
+def _wanted(store: Store, names: tuple[str, ...]) -> tuple[_Wanted, dict[str, set[str]], list[Damage]]:
+    """What to decode, who needs it, and documents that cannot be read at all."""
+    wanted: _Wanted = {}
+    harmed: dict[str, set[str]] = {}
+    problems: list[Damage] = []
+    targets = (
+        [(name, store.resolve(name)[0]) for name in names]
+        if names
+        else [(generation.name, generation.target or "") for generation in store.refs.manifests()]
+    )
+    for name, target in targets:
+        try:
+            manifest = store.manifest(target)
+            outside = outside_files(store, manifest.base) if manifest.base else None
+        except CkptfmtError as error:
+            problems.append(Damage(target, error.message, (name,)))
+            continue
+        for digest, length in objects_of(manifest).items():
+            wanted.setdefault(digest, (length, outside))
+            harmed.setdefault(digest, set()).add(name)
+    if not names:
+        held = store.catalog()
+        for base in all_bases(store):
+            objects = objects_of(base.record)
+            stored = held.stored_bytes(objects)
+            for digest in stored:
+                wanted.setdefault(digest, (objects[digest], None))
+                harmed.setdefault(digest, set()).add(BASES + base.name)
+    return wanted, harmed, problems

@@ -1,0 +1,172 @@
+"""The verbs that take checkpoints in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Final, get_args
+
+from ckptfmt.api.results import (
+    CheckpointReport,
+    FailedPart,
+    ImportPlan,
+    ImportReport,
+    OpaqueFile,
+    PlannedCheckpoint,
+)
+from ckptfmt.api.shared import encodings_of, needs_base
+from ckptfmt.encodings.chooser import Effort
+from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
+from ckptfmt.format.manifest import How, logical_bytes, objects_of
+from ckptfmt.progress import Progress
+from ckptfmt.store.bases import Base, find_base
+from ckptfmt.store.store import Store
+from ckptfmt.transfer.bases import base_place, check_base
+from ckptfmt.transfer.importing import Imported, Options, import_walked
+from ckptfmt.transfer.planning import Plan, Planned
+
+EFFORTS: Final[tuple[str, ...]] = get_args(Effort)
+HOWS: Final[tuple[str, ...]] = get_args(How)
+STAGE_DTYPES: Final = ("bf16", "fp16", "fp32")
+
+
+def describe_plan(plan: Plan, parent: str | None, stage: int | None) -> ImportPlan:
+    """A plan as front ends show it."""
+    return ImportPlan(
+        path=plan.path,
+        checkpoints=tuple(
+            PlannedCheckpoint(
+                path=each.source,
+                files=tuple(sorted(each.walked.chosen)) if each.walked.chosen is not None else None,
+                ref=each.ref,
+                layout=each.layout,
+                stage=each.stage if stage is None else stage,
+                parent=each.parent or parent,
+            )
+            for each in plan.checkpoints
+        ),
+        left=plan.left,
+    )
+
+
+def make_options(
+    store: Store,
+    *,
+    base: str | None,
+    parent: str | None,
+    stage: int | None,
+    how: How | None,
+    stage_dtype: str | None,
+    effort: Effort,
+    jobs: int | None,
+    damaged_as_opaque: bool,
+    message: str | None,
+    progress: Progress,
+) -> Options:
+    """Check the words of a caller, and the base's files, before any work.
+
+    Raises:
+        InvalidInput: a word that is none of those allowed.
+        NotFound: no such base or parent.
+        BaseMismatch: the base's files are gone, or are not what was recorded.
+    """
+    for value, allowed, option in (
+        (effort, EFFORTS, "effort"),
+        (how, HOWS, "how"),
+        (stage_dtype, STAGE_DTYPES, "stage-dtype"),
+    ):
+        if value is not None and value not in allowed:
+            raise InvalidInput(f"--{option}: {value!r} is none of {', '.join(allowed)}")
+    if how is not None and parent is None:
+        raise InvalidInput("--how says how a checkpoint continues its --parent: give that too")
+    found = find_base(store, base) if base else None
+    if found is not None:
+        _check_base(store, found, progress)
+    return Options(
+        base=found,
+        parent=store.resolve(parent)[0] if parent else None,
+        stage=stage,
+        how=how,
+        dtype=stage_dtype,
+        effort=effort,
+        jobs=jobs or os.cpu_count() or 1,
+        damaged_as_opaque=damaged_as_opaque,
+        message=message,
+    )
+
+
+def _check_base(store: Store, base: Base, progress: Progress) -> None:
+    """A base that is only referenced is looked at before anything relies on it."""
+    if needs_base(store, base.name, base.digest) is None:
+        return
+    mismatched = check_base(store, base, base_place(store, base), full=False, progress=progress).mismatched
+    if mismatched:
+        raise BaseMismatch(
+            f"base {base.name!r} is not what was recorded: {', '.join(mismatched[:5])} differ",
+            tensors=mismatched,
+            hint=f"ckptfmt base verify {base.name}",
+        )
+
+
+def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress) -> ImportReport:
+    """Take in every checkpoint of a plan; one that fails does not keep the others from being taken.
+
+    Raises:
+        CkptfmtError: the only one of a plan failed.
+    """
+    reports: list[CheckpointReport] = []
+    failed: list[FailedPart] = []
+    done: dict[str, str] = {}
+    for each in plan.checkpoints:
+        try:
+            imported = _import_one(store, each, options, done, progress)
+        except CkptfmtError as error:
+            if len(plan.checkpoints) == 1:
+                raise
+            failed.append(FailedPart(each.source, each.ref, error.code, error.message, error.hint, error.exit_code))
+            continue
+        done[each.ref] = imported.digest
+        reports.append(describe_import(store, imported))
+    return ImportReport(
+        logical_bytes=sum(report.logical_bytes for report in reports),
+        new_bytes=sum(report.new_bytes for report in reports),
+        checkpoints=tuple(reports),
+        failed=tuple(failed),
+        left=plan.left,
+    )
+
+
+def _import_one(store: Store, planned: Planned, options: Options, done: dict[str, str], progress: Progress) -> Imported:
+    if planned.parent is not None and options.parent is None:
+        if planned.parent not in done:
+            raise InvalidInput(
+                f"{planned.source}: the stage before it, {planned.parent!r}, was not taken in",
+                hint=f"ckptfmt import {planned.source} --name {planned.ref}",
+            )
+        options = replace(options, parent=done[planned.parent])
+    if options.stage is None:
+        options = replace(options, stage=planned.stage)
+    return import_walked(store, planned.walked, planned.ref, source=planned.source, options=options, progress=progress)
+
+
+def describe_import(store: Store, imported: Imported) -> CheckpointReport:
+    """An import as front ends show it."""
+    manifest = imported.manifest
+    return CheckpointReport(
+        ref=imported.ref,
+        generation=imported.generation,
+        manifest=imported.digest,
+        layout=manifest.layout,
+        base=manifest.base.name if manifest.base else None,
+        binding=manifest.base.binding if manifest.base else "none",
+        needs_base=needs_base(store, manifest.base.name, manifest.base.record, objects_of(manifest))
+        if manifest.base
+        else None,
+        files=len(manifest.files),
+        tensors=len(manifest.tensors),
+        opaque=tuple(OpaqueFile(file.path, file.reason) for file in manifest.files if file.reason),
+        notes=manifest.notes,
+        logical_bytes=logical_bytes(manifest),
+        new_bytes=imported.new_bytes,
+        encodings=encodings_of(store, objects_of(manifest)),
+    )

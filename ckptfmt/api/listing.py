@@ -1,0 +1,241 @@
+"""The verbs that look: ls, show, log, stats."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from ckptfmt.api.results import (
+    LineageStep,
+    Log,
+    NeedsBase,
+    RefRow,
+    RunStats,
+    Shown,
+    Stats,
+    StoragePlan,
+    TensorStored,
+)
+from ckptfmt.api.shared import encodings_of, needs_base, sum_encodings
+from ckptfmt.errors import CkptfmtError, NotFound
+from ckptfmt.format.manifest import BaseRecord, Manifest, logical_bytes, objects_of
+from ckptfmt.format.refs import BASES, Generation, check_name
+from ckptfmt.store.bases import all_bases
+from ckptfmt.store.ref_cache import CatalogRefCache
+from ckptfmt.store.store import Store
+from ckptfmt.store.usage import Used, follow
+
+
+def _standing(store: Store) -> list[Generation]:
+    return store.refs.standing_cached(CatalogRefCache(store.facts(), store.path))
+
+
+def _usage(store: Store, standing: list[Generation]) -> dict[str, Used]:
+    """Usage of every document that a ref names; a base record counts as one."""
+    records = {item.target for item in standing if item.name.startswith(BASES)}
+
+    def load(digest: str) -> Manifest | BaseRecord:
+        return store.record(digest) if digest in records else store.manifest_uncached(digest)
+
+    return follow(store.catalog(), [item.target for item in standing if item.target is not None], load)
+
+
+def list_refs(store: Store, pattern: str | None) -> list[RefRow]:
+    """Every ref that stands and fits a pattern: a shell pattern, or the beginning of names up to a '/'."""
+    standing = _standing(store)
+    usage = _usage(store, standing)
+    named: dict[str | None, int] = {}
+    for item in standing:
+        named[item.target] = named.get(item.target, 0) + 1
+    refs_of = {item.target: item.name for item in standing}
+    needs: dict[str, NeedsBase | None] = {}
+    rows = []
+    for item in standing:
+        if item.target is None or item.name.startswith(BASES) or not _fits(item.name, pattern):
+            continue
+        used = usage[item.target]
+        summary = used.summary
+        rows.append(
+            RefRow(
+                ref=item.name,
+                generation=item.number,
+                manifest=item.target,
+                layout=summary.layout,
+                stage=summary.stage,
+                step=summary.step,
+                parent=refs_of.get(summary.parent, summary.parent) if summary.parent else None,
+                base=summary.base,
+                binding=summary.binding,
+                needs_base=_needs(store, used, needs),
+                created=item.time,
+                logical_bytes=summary.logical_bytes,
+                stored_bytes=used.stored_bytes,
+                exclusive_bytes=used.exclusive_bytes if named[item.target] == 1 else 0,
+                metrics=summary.metrics,
+                labels=item.labels,
+                pinned=item.pinned,
+            )
+        )
+    return rows
+
+
+def _fits(name: str, pattern: str | None) -> bool:
+    if pattern is None:
+        return True
+    return fnmatchcase(name, pattern) or name.startswith(pattern.rstrip("/") + "/") or name == pattern
+
+
+def _needs(store: Store, used: Used, known: dict[str, NeedsBase | None]) -> NeedsBase | None:
+    summary = used.summary
+    if not used.missing or summary.base is None or summary.record is None:
+        return None
+    if summary.record not in known:
+        known[summary.record] = needs_base(store, summary.base, summary.record)
+    return known[summary.record]
+
+
+def show(store: Store, name: str) -> Shown:
+    """One checkpoint in full."""
+    digest, generation = store.resolve(name)
+    manifest = store.manifest(digest)
+    objects = objects_of(manifest)
+    return Shown(
+        ref=generation.name if generation else None,
+        generation=generation.number if generation else None,
+        id=digest,
+        manifest=manifest,
+        needs_base=needs_base(store, manifest.base.name, manifest.base.record, objects) if manifest.base else None,
+        logical_bytes=logical_bytes(manifest),
+        stored_bytes=sum(store.catalog().stored_bytes(objects).values()),
+        encodings=encodings_of(store, objects),
+        tensor_encodings=_tensor_encodings(store, manifest),
+    )
+
+
+def _tensor_encodings(store: Store, manifest: Manifest) -> tuple[TensorStored, ...]:
+    extents = [manifest.files[tensor.file].extents[tensor.extent] for tensor in manifest.tensors]
+    copies = store.catalog().find_many({extent.digest for extent in extents})
+    rows = []
+    for tensor, extent in zip(manifest.tensors, extents, strict=True):
+        found = copies.get(extent.digest)
+        stored = found[0].stored if found else None
+        rows.append(
+            TensorStored(
+                tensor.name,
+                stored.encoding if stored else None,
+                extent.length,
+                stored.stored_bytes() if stored else 0,
+            )
+        )
+    return tuple(rows)
+
+
+def log(store: Store, name: str) -> Log:
+    """A checkpoint's lineage, and the generations of its ref."""
+    ref = name.partition("@")[0]
+    try:
+        digest: str | None = store.resolve(name)[0]
+    except NotFound:
+        digest = None
+    generations = _generations(store, ref)
+    if digest is None and not generations:
+        raise NotFound(f"no ref {name!r}", hint="ckptfmt ls")
+    refs_of: dict[str, list[str]] = {}
+    for item in _standing(store):
+        refs_of.setdefault(item.target or "", []).append(item.name)
+    steps = []
+    seen: set[str] = set()
+    while digest is not None and digest not in seen:
+        seen.add(digest)
+        try:
+            manifest = store.manifest(digest)
+        except NotFound:
+            break  # An ancestor that was never in this store, or is no longer.
+        lineage = manifest.lineage
+        refs = tuple(sorted(refs_of.get(digest, [])))
+        steps.append(LineageStep(digest, refs, manifest.layout, lineage, manifest.step, manifest.metrics))
+        digest = lineage.parent if lineage else None
+    return Log(tuple(steps), generations)
+
+
+def _generations(store: Store, ref: str) -> tuple[Generation, ...]:
+    try:
+        return tuple(store.refs.history(check_name(ref)))
+    except CkptfmtError:
+        return ()
+
+
+def stats(store: Store) -> Stats:
+    """The store as a whole."""
+    standing = _standing(store)
+    usage = _usage(store, standing)
+    checkpoints = [item for item in standing if not item.name.startswith(BASES)]
+    objects: dict[str, int] = {}
+    for digest in {item.target for item in checkpoints if item.target is not None}:
+        objects.update(objects_of(store.manifest_uncached(digest)))
+    bases = all_bases(store)
+    for base in bases:
+        objects.update(objects_of(base.record))
+    copies = store.catalog().find_many(objects)
+    by_encoding = sum_encodings(
+        (found[0].stored.encoding, found[0].stored.length, found[0].stored.stored_bytes()) for found in copies.values()
+    )
+    return Stats(
+        checkpoints=len(checkpoints),
+        bases=len(bases),
+        logical_bytes=sum(usage[item.target].summary.logical_bytes for item in checkpoints if item.target),
+        stored_bytes=sum(found[0].stored.stored_bytes() for found in copies.values()),
+        shard_bytes=sum(store.catalog().shards().values()),
+        by_encoding=by_encoding,
+        by_run=_by_run(checkpoints, usage),
+        plans=_storage_plans(store, checkpoints),
+    )
+
+
+def _by_run(checkpoints: list[Generation], usage: dict[str, Used]) -> dict[str, RunStats]:
+    """Sums a run: the refs that share all but the last part of their names."""
+    runs: dict[str, RunStats] = {}
+    for item in checkpoints:
+        run = item.name.rpartition("/")[0] or item.name
+        used = usage[item.target or ""]
+        old = runs.get(run, RunStats(0, 0, 0, 0))
+        runs[run] = RunStats(
+            old.checkpoints + 1,
+            old.logical_bytes + used.summary.logical_bytes,
+            old.stored_bytes + used.stored_bytes,
+            old.exclusive_bytes + used.exclusive_bytes,
+        )
+    return dict(sorted(runs.items()))
+
+
+def _storage_plans(store: Store, checkpoints: list[Generation]) -> tuple[StoragePlan, ...]:
+    """What keeping the stages would take outside a store: adapters only, with the final merged, all merged.
+
+    Counted over the checkpoints that have an adapter and a base: each base once, each adapter once, a merged model
+    as large as its base.
+    """
+    adapters: dict[str, int] = {}
+    merged: dict[str, int] = {}
+    bases: dict[str, int] = {}
+    parents: set[str] = set()
+    for item in checkpoints:
+        manifest = store.manifest_uncached(item.target or "")
+        if not manifest.adapters or manifest.base is None:
+            continue
+        record = manifest.base.record
+        bases[record] = logical_bytes(store.record(record))
+        merged[item.target or ""] = bases[record]
+        adapters[item.target or ""] = sum(
+            manifest.files[file].size
+            for file in {tensor.file for tensor in manifest.tensors if tensor.role == "adapter"}
+        )
+        if manifest.lineage and manifest.lineage.parent:
+            parents.add(manifest.lineage.parent)
+    if not adapters:
+        return ()
+    base_bytes, adapter_bytes = sum(bases.values()), sum(adapters.values())
+    final = sum(size for digest, size in merged.items() if digest not in parents)
+    return (
+        StoragePlan("adapters only", base_bytes + adapter_bytes),
+        StoragePlan("adapters and the final stage merged", base_bytes + adapter_bytes + final),
+        StoragePlan("all stages merged", base_bytes + adapter_bytes + sum(merged.values())),
+    )

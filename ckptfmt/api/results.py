@@ -1,0 +1,267 @@
+"""What the verbs give back: frozen data, whose fields are the keys of `--json`.
+
+Sizes are bytes. Every class is a `msgspec.Struct`, so `msgspec.to_builtins` makes the JSON document of it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ckptfmt.format.manifest import Binding, Json, Lineage, Manifest
+from ckptfmt.format.refs import Generation
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What an encoding made of objects."""
+
+    objects: int
+    logical_bytes: int
+    stored_bytes: int
+
+
+class OpaqueFile(msgspec.Struct, frozen=True):
+    """A weight file that is kept whole, and why."""
+
+    path: str
+    reason: str
+
+
+class NeedsBase(msgspec.Struct, frozen=True):
+    """The base without whose files a checkpoint cannot be restored, and where these were last seen on this host."""
+
+    name: str
+    record: str
+    last_seen: str | None
+
+
+class CheckpointReport(msgspec.Struct, frozen=True):
+    """One checkpoint that was taken in. `new_objects` are the digests written for it."""
+
+    ref: str
+    generation: int
+    manifest: str
+    layout: str
+    base: str | None
+    binding: Binding
+    needs_base: NeedsBase | None
+    files: int
+    tensors: int
+    opaque: tuple[OpaqueFile, ...]
+    notes: tuple[str, ...]
+    logical_bytes: int
+    new_bytes: int
+    encodings: dict[str, Stored]
+
+
+class FailedPart(msgspec.Struct, frozen=True):
+    """One of several things that failed while the others were done."""
+
+    path: str
+    ref: str
+    code: str
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+class PlannedCheckpoint(msgspec.Struct, frozen=True):
+    """A checkpoint that an import would take: `path` absolute, `parent` the ref it would be linked to."""
+
+    path: str
+    files: tuple[str, ...] | None
+    ref: str
+    layout: str
+    stage: int | None
+    parent: str | None
+
+
+class ImportPlan(msgspec.Struct, frozen=True):
+    """What an import would do. `left` are files below the path that belong to no checkpoint and are not taken."""
+
+    path: str
+    checkpoints: tuple[PlannedCheckpoint, ...]
+    left: tuple[str, ...]
+
+
+class ImportReport(msgspec.Struct, frozen=True):
+    """What an import did."""
+
+    logical_bytes: int
+    new_bytes: int
+    checkpoints: tuple[CheckpointReport, ...]
+    failed: tuple[FailedPart, ...]
+    left: tuple[str, ...]
+
+
+class RefRow(msgspec.Struct, frozen=True):
+    """A ref that stands. `stored_bytes` is what its objects take, `exclusive_bytes` what only it needs."""
+
+    ref: str
+    generation: int
+    manifest: str
+    layout: str
+    stage: int | None
+    step: int | None
+    parent: str | None
+    base: str | None
+    binding: Binding
+    needs_base: NeedsBase | None
+    created: str
+    logical_bytes: int
+    stored_bytes: int
+    exclusive_bytes: int
+    metrics: dict[str, Json]
+    labels: tuple[str, ...]
+    pinned: bool
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """One checkpoint in full: its manifest, how its objects are stored, how it was named."""
+
+    ref: str | None
+    generation: int | None
+    id: str
+    manifest: Manifest
+    needs_base: NeedsBase | None
+    logical_bytes: int
+    stored_bytes: int
+    encodings: dict[str, Stored]
+    tensor_encodings: tuple[TensorStored, ...]
+
+
+class TensorStored(msgspec.Struct, frozen=True):
+    """How one tensor is stored; `encoding` None where its bytes lie in a referenced base."""
+
+    name: str
+    encoding: str | None
+    logical_bytes: int
+    stored_bytes: int
+
+
+class LineageStep(msgspec.Struct, frozen=True):
+    """One manifest of a lineage, and the refs that name it now."""
+
+    manifest: str
+    refs: tuple[str, ...]
+    layout: str
+    lineage: Lineage | None
+    step: int | None
+    metrics: dict[str, Json]
+
+
+class Log(msgspec.Struct, frozen=True):
+    """A checkpoint's lineage, itself first, and the generations of its ref, newest first."""
+
+    lineage: tuple[LineageStep, ...]
+    generations: tuple[Generation, ...]
+
+
+class RestoreReport(msgspec.Struct, frozen=True):
+    """What was restored. `verified` is always true: what differs never appears."""
+
+    files: int
+    bytes: int
+    verified: Literal[True]
+    path: str
+    manifest: str
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """A damaged or missing object, and every checkpoint and base that it harms."""
+
+    object: str
+    problem: str
+    checkpoints: tuple[str, ...]
+
+
+class VerifyReport(msgspec.Struct, frozen=True):
+    """What was decoded and compared: `bytes` are decoded ones."""
+
+    objects: int
+    bytes: int
+    damaged: tuple[Damage, ...]
+
+
+class BaseReport(msgspec.Struct, frozen=True):
+    """A base as it was recorded. `kept` tells whether the store holds all of its bytes."""
+
+    name: str
+    record: str
+    root: str
+    files: int
+    tensors: int
+    kept: bool
+    repo: str | None
+    revision: str | None
+    path: str | None
+    bytes: int
+
+
+class BaseKept(msgspec.Struct, frozen=True):
+    """The bytes of a base that were copied into the store."""
+
+    name: str
+    kept: bool
+    bytes: int
+
+
+class BaseVerified(msgspec.Struct, frozen=True):
+    """A base's files compared with its record. `published` tells how many were compared with the Hub's SHA-256."""
+
+    name: str
+    root: str
+    ok: bool
+    how: Literal["cached", "read"]
+    mismatched: tuple[str, ...]
+    path: str
+    published: int | None
+
+
+class RefChanged(msgspec.Struct, frozen=True):
+    """A ref and the generation it now has."""
+
+    ref: str
+    generation: int
+    manifest: str | None
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """The binding of a checkpoint."""
+
+    ref: str
+    generation: int
+    manifest: str
+    base: str
+    binding: Binding
+    evidence: str
+
+
+class StoragePlan(msgspec.Struct, frozen=True):
+    """What a way of keeping the store's stages would take, in bytes."""
+
+    name: str
+    bytes: int
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """The store as a whole: logical against stored bytes, by encoding and by run."""
+
+    checkpoints: int
+    bases: int
+    logical_bytes: int
+    stored_bytes: int
+    shard_bytes: int
+    by_encoding: dict[str, Stored]
+    by_run: dict[str, RunStats]
+    plans: tuple[StoragePlan, ...]
+
+
+class RunStats(msgspec.Struct, frozen=True):
+    """The checkpoints of one run: the refs below one first part of their names."""
+
+    checkpoints: int
+    logical_bytes: int
+    stored_bytes: int
+    exclusive_bytes: int

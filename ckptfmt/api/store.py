@@ -1,0 +1,316 @@
+"""`Store`: the Python face of a store, with one method a verb. Both front ends call these and nothing below."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Final, Self
+
+from ckptfmt.api import bases, checking, importing, listing, naming
+from ckptfmt.api.results import (
+    BaseKept,
+    BaseReport,
+    BaseVerified,
+    Bound,
+    CheckpointReport,
+    ImportPlan,
+    ImportReport,
+    Log,
+    RefChanged,
+    RefRow,
+    RestoreReport,
+    Shown,
+    Stats,
+    VerifyReport,
+)
+from ckptfmt.encodings.chooser import Effort
+from ckptfmt.errors import InvalidInput, NotFound
+from ckptfmt.format.manifest import How
+from ckptfmt.format.refs import BASES
+from ckptfmt.progress import SILENT, Progress
+from ckptfmt.store.bases import outside_files
+from ckptfmt.store.store import Store as Engine
+from ckptfmt.store.store import init_store, open_store
+from ckptfmt.transfer.bases import Keep
+from ckptfmt.transfer.planning import Plan, plan_import
+from ckptfmt.transfer.restoring import restore
+
+DEFAULT_NAME: Final = ".ckptfmt"
+VARIABLE: Final = "CKPTFMT_STORE"
+
+
+def find_store(stated: str | None = None, start: str | None = None) -> str:
+    """The store to use: `stated`, else `CKPTFMT_STORE`, else the nearest `.ckptfmt` at or above `start`.
+
+    Raises:
+        NotFound: none of these (`no-store`).
+    """
+    if stated or os.environ.get(VARIABLE):
+        return stated or os.environ[VARIABLE]
+    directory = os.path.abspath(start or os.getcwd())
+    while True:
+        candidate = os.path.join(directory, DEFAULT_NAME)
+        if os.path.isdir(candidate):
+            return candidate
+        parent = os.path.dirname(directory)
+        if parent == directory:
+            raise NotFound(
+                "no store: neither --store nor CKPTFMT_STORE is given, and there is no .ckptfmt here or above",
+                code="no-store",
+                hint="ckptfmt init",
+            )
+        directory = parent
+
+
+class Store:
+    """An open store.
+
+    Paths are strings or path-likes; a checkpoint is named by ref (`runs/exp1`), by ref and generation
+    (`runs/exp1@3`) or by a prefix of its manifest id.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def init(cls, path: str | os.PathLike[str] = DEFAULT_NAME) -> Self:
+        """Make a store in a directory that does not exist or is empty.
+
+        Raises:
+            Conflict: there is something already.
+        """
+        return cls(init_store(os.fspath(path)))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None = None) -> Self:
+        """Open a store; without a path, the one that `find_store` finds. Writes nothing.
+
+        Raises:
+            NotFound: there is none.
+            UnsupportedVersion: a newer ckptfmt made it.
+        """
+        return cls(open_store(find_store(os.fspath(path) if path is not None else None)))
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the store's directory."""
+        return self._engine.path or ""
+
+    def close(self) -> None:
+        """Let go of the catalog."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def plan_import(
+        self, path: str | os.PathLike[str], *, name: str, parent: str | None = None, stage: int | None = None
+    ) -> ImportPlan:
+        """What `import_path` would take in, and under which names. Reads names only.
+
+        Raises:
+            InvalidInput: many checkpoints and no `{name}`, or two would have one name.
+        """
+        return importing.describe_plan(_plan(path, name, parent, stage), parent, stage)
+
+    def import_path(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str,
+        base: str | None = None,
+        parent: str | None = None,
+        stage: int | None = None,
+        how: How | None = None,
+        stage_dtype: str | None = None,
+        effort: Effort = "balanced",
+        jobs: int | None = None,
+        damaged_as_opaque: bool = False,
+        message: str | None = None,
+        progress: Progress = SILENT,
+    ) -> ImportReport:
+        """Take in the checkpoint at `path`, or all below it.
+
+        Args:
+            path: a file, a checkpoint's directory, or a directory of many.
+            name: the ref; for many it holds `{name}`, for which each one's path below `path` stands.
+            base: name of the base they were made from.
+            parent: the checkpoint this one was trained from.
+            stage: its number in a chain of stages.
+            how: whether it continues the parent's adapter or stacks a new one on it.
+            stage_dtype: dtype that was held between the stages: bf16, fp16 or fp32.
+            effort: `fast` stores tensors as they are, `balanced` encodes what is quick, `max` all.
+            jobs: threads that encode; by default one a core.
+            damaged_as_opaque: keep structurally lying files whole instead of refusing their checkpoint.
+            message: a note in the ref's history.
+            progress: told of the bytes read; may raise to cancel.
+
+        Raises:
+            CkptfmtError: the only checkpoint failed; of several, failures are in the report.
+        """
+        plan = _plan(path, name, parent, stage)
+        options = importing.make_options(
+            self._engine,
+            base=base,
+            parent=parent,
+            stage=stage,
+            how=how,
+            stage_dtype=stage_dtype,
+            effort=effort,
+            jobs=jobs,
+            damaged_as_opaque=damaged_as_opaque,
+            message=message,
+            progress=progress,
+        )
+        return importing.execute_plan(self._engine, plan, options, progress)
+
+    def import_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        *,
+        base: str | None = None,
+        parent: str | None = None,
+        stage: int | None = None,
+        how: How | None = None,
+        stage_dtype: str | None = None,
+        effort: Effort = "balanced",
+        progress: Progress = SILENT,
+    ) -> CheckpointReport:
+        """Take in one checkpoint. See `import_path`.
+
+        Raises:
+            InvalidInput: there are many at `path`.
+        """
+        report = self.import_path(
+            path,
+            name=name,
+            base=base,
+            parent=parent,
+            stage=stage,
+            how=how,
+            stage_dtype=stage_dtype,
+            effort=effort,
+            progress=progress,
+        )
+        return report.checkpoints[0]
+
+    def list_refs(self, pattern: str | None = None) -> list[RefRow]:
+        """Every checkpoint ref that stands and fits `pattern`, by name."""
+        return listing.list_refs(self._engine, pattern)
+
+    def show(self, name: str) -> Shown:
+        """One checkpoint in full."""
+        return listing.show(self._engine, name)
+
+    def log(self, name: str) -> Log:
+        """A checkpoint's lineage, and the generations of its ref, dropped ones too."""
+        return listing.log(self._engine, name)
+
+    def stats(self) -> Stats:
+        """The store as a whole."""
+        return listing.stats(self._engine)
+
+    def complete(self, prefix: str) -> list[str]:
+        """Names of refs that begin with `prefix`, for shells."""
+        return [name for name, _ in self._engine.refs.names(prefix) if not name.startswith(BASES)]
+
+    def restore(self, name: str, target: str | os.PathLike[str], *, progress: Progress = SILENT) -> RestoreReport:
+        """Write the imported files of a checkpoint, to the byte, into a directory that does not exist or is empty.
+
+        Raises:
+            Conflict: `target` is not empty.
+            IntegrityError: something came out other than it went in; nothing appears.
+            BaseMismatch: the base that it needs is gone or changed.
+        """
+        digest, generation = self._engine.resolve(name)
+        manifest = self._engine.manifest(digest)
+        outside = outside_files(self._engine, manifest.base) if manifest.base else None
+        done = restore(
+            manifest,
+            self._engine.objects(outside),
+            os.fspath(target),
+            attributes=generation.attributes if generation else (),
+            progress=progress,
+        )
+        return RestoreReport(done.files, done.bytes, True, os.path.abspath(target), digest)
+
+    def verify(
+        self, names: tuple[str, ...] = (), *, subset: tuple[int, int] | None = None, progress: Progress = SILENT
+    ) -> VerifyReport:
+        """Decode every object of some checkpoints, or of all, and compare digests."""
+        return checking.verify(self._engine, names, subset, progress)
+
+    def add_base(
+        self,
+        name: str,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        keep: Keep = "reference",
+        progress: Progress = SILENT,
+    ) -> BaseReport:
+        """Record a base model from a directory or the local Hub cache; with `keep="copy"` take its bytes in too."""
+        return bases.add(self._engine, name, os.fspath(source), revision, keep, progress)
+
+    def list_bases(self) -> list[BaseReport]:
+        """Every base, by name."""
+        return bases.listed(self._engine)
+
+    def verify_base(
+        self,
+        name: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        full: bool = False,
+        progress: Progress = SILENT,
+    ) -> BaseVerified:
+        """Compare a base's files with its record; `full` reads them even where nothing speaks for a change."""
+        return bases.verify(self._engine, name, None if path is None else os.fspath(path), full=full, progress=progress)
+
+    def keep_base(self, name: str, *, progress: Progress = SILENT) -> BaseKept:
+        """Copy a referenced base in."""
+        return bases.keep(self._engine, name, progress)
+
+    def drop_base(self, name: str) -> RefChanged:
+        """Drop a base's name; refused while a checkpoint is bound to it."""
+        return bases.drop(self._engine, name)
+
+    def bind(self, ref: str, base: str) -> Bound:
+        """State the base of an adapter."""
+        return naming.bind_ref(self._engine, ref, base)
+
+    def drop(self, ref: str) -> RefChanged:
+        """Drop a ref; `rollback` brings it back."""
+        return naming.drop(self._engine, ref)
+
+    def rename(self, old: str, new: str) -> RefChanged:
+        """Give a ref another name."""
+        return naming.rename(self._engine, old, new)
+
+    def tag(self, ref: str, labels: tuple[str, ...], *, remove: bool = False) -> RefChanged:
+        """Add labels to a ref, or take them away."""
+        return naming.tag(self._engine, ref, labels, remove=remove)
+
+    def pin(self, ref: str, *, off: bool = False) -> RefChanged:
+        """Protect a ref, or stop protecting it."""
+        return naming.pin(self._engine, ref, off=off)
+
+    def rollback(self, name: str) -> RefChanged:
+        """Return a ref to an earlier generation, named as `ref@3`."""
+        return naming.rollback(self._engine, name)
+
+
+def _plan(path: str | os.PathLike[str], name: str, parent: str | None, stage: int | None) -> Plan:
+    found = plan_import(os.fspath(path), name)
+    if len(found.checkpoints) > 1 and (parent is not None or stage is not None):
+        raise InvalidInput(
+            f"{found.path} holds {len(found.checkpoints)} checkpoints: --parent and --stage go with one",
+            hint="import them one at a time, or let stages be linked by the numbers in their names",
+        )
+    return found

@@ -1,0 +1,168 @@
+"""What each document of a store takes, and what only it needs, kept up to date in the catalog.
+
+For every object the catalog counts the documents that use it and adds up their row ids; where the count is one, the
+sum *is* the owner. So a document that comes or goes touches the rows of its own objects only.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from ckptfmt.digest import digest_of
+from ckptfmt.errors import CkptfmtError
+from ckptfmt.format.manifest import BaseRecord, Binding, Json, Manifest, logical_bytes, objects_of
+from ckptfmt.store.catalog import Catalog
+
+_STAMP: Final = "usage-stamp"
+
+
+class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a list shows of a manifest (or, with `layout` 'base', of a base record)."""
+
+    layout: str
+    logical_bytes: int
+    files: int
+    tensors: int
+    stage: int | None = None
+    step: int | None = None
+    parent: str | None = None
+    base: str | None = None
+    record: str | None = None
+    binding: Binding = "none"
+    metrics: dict[str, Json] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A document's summary and sizes: bytes stored, bytes that only it needs, and objects that no shard holds."""
+
+    summary: Summary
+    stored_bytes: int
+    exclusive_bytes: int
+    missing: int
+
+
+def summary_of(document: Manifest | BaseRecord) -> Summary:
+    """The summary of a document."""
+    if isinstance(document, BaseRecord):
+        return Summary("base", logical_bytes(document), len(document.files), len(document.tensors))
+    base, lineage = document.base, document.lineage
+    return Summary(
+        layout=document.layout,
+        logical_bytes=logical_bytes(document),
+        files=len(document.files),
+        tensors=len(document.tensors),
+        stage=lineage.stage if lineage else None,
+        step=document.step,
+        parent=lineage.parent if lineage else None,
+        base=base.name if base else None,
+        record=base.record if base else None,
+        binding=base.binding if base else "none",
+        metrics=document.metrics,
+    )
+
+
+def follow(catalog: Catalog, live: Iterable[str], load: Callable[[str], Manifest | BaseRecord]) -> dict[str, Used]:
+    """Bring the usage up to date with the documents that are live, and give it.
+
+    Args:
+        catalog: in step with the store's shards.
+        live: digests of the documents that refs name.
+        load: reads one of them.
+    """
+    wanted = set(live)
+    stamp = digest_of("\n".join(sorted(catalog.shards())).encode())
+    with catalog.transaction() as connection:
+        rows = connection.execute("SELECT digest, id, missing FROM documents").fetchall()
+        old = {digest: row for digest, row, missing in rows if digest not in wanted}
+        if not _stamped(connection, stamp):
+            old |= {digest: row for digest, row, missing in rows if missing}
+        if old and not _remove(connection, old, load):
+            rows = []
+        added = sorted(wanted - ({digest for digest, _, _ in rows} - old.keys()))
+        if added:
+            _add(connection, added, load)
+        found = connection.execute("SELECT digest, summary, stored, exclusive, missing FROM documents").fetchall()
+    return {
+        digest: Used(msgspec.json.decode(summary, type=Summary), stored, exclusive, missing)
+        for digest, summary, stored, exclusive, missing in found
+    }
+
+
+def _stamped(connection: sqlite3.Connection, stamp: str) -> bool:
+    """Tell whether the shards are those of the last time; objects that were missing then may be there now."""
+    row = connection.execute("SELECT stamp FROM facts WHERE kind = ? AND key = ''", (_STAMP,)).fetchone()
+    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, '', ?, x'')", (_STAMP, stamp))
+    return row is not None and row[0] == stamp
+
+
+def _moving(connection: sqlite3.Connection, objects: Iterable[tuple[str, int]]) -> None:
+    connection.execute("DROP TABLE IF EXISTS temp.moving")
+    connection.execute("CREATE TEMP TABLE moving (object BLOB NOT NULL, document INTEGER NOT NULL)")
+    connection.executemany(
+        "INSERT INTO moving VALUES (?, ?)", ((bytes.fromhex(digest), row) for digest, row in objects)
+    )
+
+
+def _add(connection: sqlite3.Connection, digests: list[str], load: Callable[[str], Manifest | BaseRecord]) -> None:
+    first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM documents").fetchone()[0]
+
+    def objects() -> Iterator[tuple[str, int]]:
+        for row, digest in enumerate(digests, first):
+            document = load(digest)
+            summary = msgspec.json.encode(summary_of(document))
+            connection.execute("INSERT INTO documents (id, digest, summary) VALUES (?, ?, ?)", (row, digest, summary))
+            yield from ((item, row) for item in objects_of(document))
+
+    _moving(connection, objects())
+    connection.execute(
+        "INSERT INTO uses SELECT object, count(*), sum(document), "
+        "(SELECT min(stored_bytes) FROM objects WHERE objects.digest = object) FROM moving WHERE true GROUP BY object "
+        "ON CONFLICT (object) DO UPDATE SET count = count + excluded.count, owners = owners + excluded.owners"
+    )
+    connection.execute(
+        "WITH sums AS (SELECT moving.document AS document, coalesce(sum(uses.stored), 0) AS stored, "
+        "sum(uses.stored IS NULL) AS missing FROM moving JOIN uses ON uses.object = moving.object "
+        "GROUP BY moving.document) UPDATE documents SET stored = sums.stored, missing = sums.missing "
+        "FROM sums WHERE sums.document = documents.id"
+    )
+    shared = connection.execute(
+        "SELECT DISTINCT owners - document FROM moving JOIN uses ON uses.object = moving.object WHERE count = 2"
+    ).fetchall()
+    _exclusive(connection, {*range(first, first + len(digests)), *(row[0] for row in shared)})
+
+
+def _remove(connection: sqlite3.Connection, old: dict[str, int], load: Callable[[str], Manifest | BaseRecord]) -> bool:
+    """Forget documents; False where one of them cannot be read any more, and so all were forgotten."""
+    try:
+        objects = [(item, row) for digest, row in old.items() for item in objects_of(load(digest))]
+    except CkptfmtError:
+        connection.execute("DELETE FROM uses")
+        connection.execute("DELETE FROM documents")
+        return False
+    _moving(connection, objects)
+    connection.execute(
+        "WITH sums AS (SELECT object, count(*) AS count, sum(document) AS owners FROM moving GROUP BY object) "
+        "UPDATE uses SET count = uses.count - sums.count, owners = uses.owners - sums.owners "
+        "FROM sums WHERE sums.object = uses.object"
+    )
+    connection.execute("DELETE FROM uses WHERE object IN (SELECT object FROM moving) AND count = 0")
+    alone = connection.execute(
+        "SELECT DISTINCT owners FROM moving JOIN uses ON uses.object = moving.object WHERE count = 1"
+    ).fetchall()
+    connection.executemany("DELETE FROM documents WHERE id = ?", ((row,) for row in old.values()))
+    _exclusive(connection, {row[0] for row in alone})
+    return True
+
+
+def _exclusive(connection: sqlite3.Connection, rows: Iterable[int]) -> None:
+    connection.executemany(
+        "UPDATE documents SET exclusive = "
+        "(SELECT coalesce(sum(stored), 0) FROM uses WHERE count = 1 AND owners = documents.id) WHERE id = ?",
+        ((row,) for row in rows),
+    )

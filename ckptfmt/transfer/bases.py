@@ -1,0 +1,277 @@
+"""Base models: recording one, comparing its files with the record, copying it in."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from msgspec import structs
+
+from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput, NotFound
+from ckptfmt.format.manifest import BaseRecord, File, Tensor, tensor_digest
+from ckptfmt.format.refs import BASES, Generation, check_name
+from ckptfmt.progress import Progress
+from ckptfmt.store.bases import Base, BaseFiles, places_of
+from ckptfmt.store.refs import draft
+from ckptfmt.store.stat_cache import StatCache
+from ckptfmt.store.store import Store
+from ckptfmt.transfer.build import Content, build_record, root_of
+from ckptfmt.transfer.importing import attributes_of
+from ckptfmt.transfer.reading import ReadCheckpoint, hash_content, read_walked, take_content
+from ckptfmt.transfer.stream import FileStream
+from ckptfmt.transfer.walk import Walked, same_still, walk
+from ckptfmt.transfer.writing import Written, storing
+
+Keep = Literal["copy", "reference"]
+
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a base comes from: a directory, and what it is on the Hub, if it is from there."""
+
+    path: str
+    repo: str | None = None
+    revision: str | None = None
+
+
+def find_source(stated: str, revision: str | None) -> Source:
+    """A base's files, from a path or from the local Hub cache.
+
+    Args:
+        stated: a path (anything that exists, or begins with '/' or '.'), else a repository id such as `org/model`.
+        revision: branch, tag or commit of a repository.
+
+    Raises:
+        NotFound: neither is there; nothing is downloaded.
+    """
+    if os.path.exists(stated) or stated.startswith(("/", "./", "../")):
+        if not os.path.exists(stated):
+            raise NotFound(f"{stated}: no such file or directory")
+        if revision is not None:
+            raise InvalidInput("--revision goes with a repository, not with a path")
+        path = os.path.realpath(stated)
+        repo, commit = _hub_place(path)
+        return Source(path, repo, commit)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        path = snapshot_download(stated, revision=revision, local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError):
+        wanted = f"{stated}@{revision}" if revision else stated
+        raise NotFound(
+            f"{wanted} is neither a path nor in the local Hub cache",
+            hint=f"hf download {stated}" + (f" --revision {revision}" if revision else ""),
+        ) from None
+    return Source(os.path.realpath(path), *_hub_place(os.path.realpath(path)))
+
+
+def _hub_place(path: str) -> tuple[str | None, str | None]:
+    """Repository and commit of a snapshot in a Hub cache: `models--org--name/snapshots/<commit>`."""
+    parts = path.split("/")
+    if len(parts) > 2 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+        return parts[-3].removeprefix("models--").replace("--", "/"), parts[-1]
+    return None, None
+
+
+def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: Progress) -> Base:
+    """Record a base under a name; with `keep` "copy" take its bytes in too.
+
+    Raises:
+        InvalidInput: it holds no model weights.
+        FormatError, UnsafeFile, IntegrityError: as for an import.
+    """
+    check_name(BASES + name)
+    walked = walk(source.path)
+    checkpoint = read_walked(walked, os.path.basename(source.path))
+    progress.begin(f"base {name}", sum(entry.size for entry in walked.of_kind("file")))
+    if keep == "copy":
+        content, _ = _copy(store, checkpoint, progress)
+    else:
+        content = hash_content(checkpoint, progress)
+        same_still(walked, walked.again())
+    root = root_of(content)
+    if root is None:
+        raise InvalidInput(f"{source.path} holds no model weights that could be a base", hint="ckptfmt import --help")
+    progress.end()
+    digest = store.put_record(build_record(content, root, source.repo, source.revision))
+    _remember(store, walked, content)
+
+    def make(newest: Generation | None) -> Generation | None:
+        same = newest is not None and (newest.target, newest.origin, newest.keep) == (digest, source.path, keep)
+        if same:
+            return None
+        return structs.replace(
+            draft(digest, "base add"), origin=source.path, keep=keep, attributes=attributes_of(walked)
+        )
+
+    generation = store.refs.append(BASES + name, make) or store.refs.current(BASES + name)
+    return Base(name, generation, digest, store.record(digest))
+
+
+def _copy(store: Store, checkpoint: ReadCheckpoint, progress: Progress) -> tuple[Content, int]:
+    """Take a base's files into the store; the bytes that its new shards take."""
+    written = Written(store)
+    with ThreadPoolExecutor(1, "sha256") as sha_pool, ThreadPoolExecutor(os.cpu_count() or 1, "encode") as pool:
+        with storing(store, checkpoint, effort="balanced", pool=pool, written=written) as sink:
+            content = take_content(checkpoint, sink, sha_pool, progress)
+            same_still(checkpoint.walked, checkpoint.walked.again())
+    return content, written.size
+
+
+def _remember(store: Store, walked: Walked, content: Content) -> None:
+    """So that the first verification is instant already."""
+    cache = StatCache(store.facts())
+    by_path = {file.path: file for file in content.files}
+    for entry in walked.of_kind("file"):
+        found = os.stat(entry.real)
+        if (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns):
+            cache.put(entry.real, found, by_path[entry.path].sha256)
+
+
+def base_place(store: Store, base: Base) -> str:
+    """The directory where a base's files lie now.
+
+    Raises:
+        BaseMismatch: they are nowhere.
+    """
+    return BaseFiles(base.name, base.record, places_of(store, base.digest)).directory
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A base compared with its record: what differs, and whether any file had to be read."""
+
+    mismatched: tuple[str, ...]
+    read: bool
+
+
+def check_base(store: Store, base: Base, place: str, *, full: bool, progress: Progress) -> Checked:
+    """Compare the files in `place` with a base's record.
+
+    Args:
+        store: its catalog says which files were read before and have not changed since.
+        base: what was recorded.
+        place: the directory.
+        full: read every file, whatever the catalog says.
+        progress: told of each byte read.
+    """
+    cache = StatCache(store.facts())
+    to_read = [file for file in base.record.files if full or cache.get(f"{place}/{file.path}") != file.sha256]
+    mismatched: list[str] = []
+    if to_read:
+        progress.begin(f"verify base {base.name}", sum(file.size for file in to_read))
+        with ThreadPoolExecutor(1, "sha256") as pool:
+            for file in to_read:
+                mismatched += _differences(base.record, file, place, pool, cache, progress)
+        progress.end()
+    return Checked(tuple(mismatched), bool(to_read))
+
+
+def _differences(
+    record: BaseRecord, file: File, place: str, pool: ThreadPoolExecutor, cache: StatCache, progress: Progress
+) -> list[str]:
+    """Names of the tensors of one file that differ; the file's own path where that cannot be told apart."""
+    path = os.path.realpath(f"{place}/{file.path}")
+    if not os.path.isfile(path):
+        return [file.path]
+    stream = FileStream(path, None, pool, progress)
+    try:
+        for _ in stream.frames(stream.size):
+            pass
+        found = stream.finish()
+        cache.put(path, stream.opened, found)
+    finally:
+        stream.close()
+    if found == file.sha256:
+        return []
+    return _tensor_differences(record, file, path, progress) or [file.path]
+
+
+def _tensor_differences(record: BaseRecord, file: File, path: str, progress: Progress) -> list[str]:
+    index = record.files.index(file)
+    recorded = {tensor.key or tensor.name: tensor for tensor in record.tensors if tensor.file == index}
+    try:
+        checkpoint = read_walked(walk(path), os.path.basename(path))
+        content = hash_content(checkpoint, progress)
+    except CkptfmtError:
+        return []
+    there = {tensor.key or tensor.name: _identity(content, tensor) for tensor in content.tensors}
+    return [
+        tensor.name
+        for key, tensor in sorted(recorded.items())
+        if there.get(key) != (tensor.dtype, tensor.shape, tensor_digest(record, tensor))
+    ]
+
+
+def _identity(content: Content, tensor: Tensor) -> tuple[str, tuple[int, ...], str]:
+    extent = content.files[tensor.file].extents[tensor.extent]
+    return tensor.dtype, tensor.shape, tensor.digest or extent.digest
+
+
+def keep_base(store: Store, base: Base, *, progress: Progress) -> int:
+    """Copy a referenced base into the store; the bytes that its new shards take.
+
+    Raises:
+        BaseMismatch: its files are gone, or are not what was recorded; nothing is kept then.
+    """
+    place = base_place(store, base)
+    walked = walk(place)
+    recorded = {file.path for file in base.record.files}
+    checkpoint = read_walked(walked.below("", recorded), os.path.basename(place))
+    progress.begin(f"keep base {base.name}", sum(file.size for file in base.record.files))
+    content, size = _copy(store, checkpoint, progress)
+    progress.end()
+    found = {file.path: file.sha256 for file in content.files}
+    differing = tuple(file.path for file in base.record.files if found.get(file.path) != file.sha256)
+    if differing:
+        raise BaseMismatch(
+            f"base {base.name!r} is not what was recorded: {', '.join(differing[:_SHOWN])} differ",
+            tensors=differing,
+            hint=f"ckptfmt base verify {base.name} --full",
+        )
+    store.refs.append(
+        BASES + base.name,
+        lambda newest: (
+            None
+            if newest is not None and newest.keep == "copy"
+            else structs.replace(
+                draft(base.digest, "base keep"), origin=place, keep="copy", attributes=base.generation.attributes
+            )
+        ),
+    )
+    return size
+
+
+def note_place(store: Store, base: Base, place: str) -> None:
+    """Record where a base's files were found, if that is new."""
+    store.refs.append(
+        BASES + base.name,
+        lambda newest: (
+            None
+            if newest is not None and newest.origin == place
+            else structs.replace(
+                draft(base.digest, "base verify"),
+                origin=place,
+                keep=base.generation.keep,
+                attributes=base.generation.attributes,
+            )
+        ),
+    )
+
+
+def published_sha256(repo: str, revision: str | None) -> dict[str, str] | None:
+    """The SHA-256 that the Hub publishes for a repository's large files; None where it cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported there under either name
+
+    try:
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)
+    except (httpx.HTTPError, OfflineModeIsEnabled, OSError):
+        return None
+    return {sibling.rfilename: sibling.lfs.sha256 for sibling in info.siblings or () if sibling.lfs is not None}

@@ -1,0 +1,169 @@
+"""Planning an import: which checkpoints lie below a path, and what each will be called."""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ckptfmt.errors import InvalidInput
+from ckptfmt.format.refs import BASES, check_name
+from ckptfmt.layouts import find_checkpoints, unclaimed
+from ckptfmt.layouts.protocol import Found
+from ckptfmt.transfer.walk import Walked, walk
+
+PLACEHOLDER: Final = "{name}"
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._/-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A checkpoint to be taken in.
+
+    Attributes:
+        source: absolute path of its directory, or of the file where it is one.
+        walked: what is there.
+        ref: the name it will have.
+        layout: the layout that claims it, from names alone.
+        stage: number of the stage, where the name tells.
+        parent: ref of the stage before it, where that is part of the same plan.
+    """
+
+    source: str
+    walked: Walked
+    ref: str
+    layout: str
+    stage: int | None = None
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an import will do, parents before children. `left` are files that belong to no checkpoint."""
+
+    path: str
+    checkpoints: tuple[Planned, ...]
+    left: tuple[str, ...] = ()
+
+
+def plan_import(path: str, name: str) -> Plan:
+    """Find the checkpoints at or below `path` and name them.
+
+    Args:
+        path: a file, a checkpoint's directory, or a directory of many.
+        name: the ref; where there are many it holds `{name}`, for which each one's path below `path` stands.
+
+    Raises:
+        InvalidInput: many checkpoints and no `{name}`; or two would have one name (`name-collision`).
+        NotFound, UnsafeFile, StorageError: as `walk`.
+    """
+    path = os.path.abspath(path)
+    if os.path.isfile(path):
+        return _plan_file(os.path.realpath(path), name)
+    walked = walk(path)
+    files = [entry.path for entry in walked.of_kind("file")]
+    found = find_checkpoints(files)
+    if PLACEHOLDER not in name:
+        if len(found) > 1:
+            names = ", ".join(each.name or "." for each in found[:5]) + (", …" if len(found) > 5 else "")
+            raise InvalidInput(
+                f"{path} holds {len(found)} checkpoints ({names}): give a name for each",
+                hint=f"ckptfmt import {path} --name '{name}/{PLACEHOLDER}'",
+            )
+        _check_ref(name)
+    parts = _Parts(walked)
+    planned = [_planned(parts, each, name) for each in found]
+    _refuse_collisions(planned)
+    left = tuple(item for item in unclaimed(files, found)) if found[0].root or len(found) > 1 else ()
+    return Plan(walked.root, tuple(_linked(planned)), left)
+
+
+def _plan_file(path: str, name: str) -> Plan:
+    """One file, with what lies beside it and belongs to it (a tokenizer)."""
+    directory, base = os.path.split(path)
+    beside = sorted(item.name for item in os.scandir(directory) if item.is_file(follow_symlinks=False))
+    found = [each for each in find_checkpoints(beside) if each.files is not None and base in each.files]
+    mine = [each for each in found if each.files and each.layout != "unknown" and _is_single(each, base)]
+    stem = os.path.splitext(base)[0]
+    ref = _check_ref(name.replace(PLACEHOLDER, _NOT_IN_NAMES.sub("-", stem)))
+    if mine and mine[0].files and len(mine[0].files) > 1:
+        walked = walk(directory).below("", mine[0].files)
+    else:
+        walked = walk(path)
+    return Plan(path, (Planned(path, walked, ref, mine[0].layout if mine else "unknown"),))
+
+
+def _check_ref(name: str) -> str:
+    if name.startswith(BASES):
+        raise InvalidInput(
+            f"{name!r}: names below {BASES} are those of bases", code="ref-name", hint="ckptfmt base add"
+        )
+    return check_name(name)
+
+
+def _is_single(found: Found, base: str) -> bool:
+    return os.path.splitext(base)[0] == found.name.rpartition("/")[2]
+
+
+class _Parts:
+    """Parts of a walked directory, found by bisection: a directory may hold many checkpoints and many files."""
+
+    def __init__(self, walked: Walked) -> None:
+        self._walked = walked
+        self._keys = [entry.path.encode() for entry in walked.entries]
+
+    def part(self, root: str, files: Sequence[str] | None) -> Walked:
+        if not root:
+            return self._walked.below("", files) if files is not None else self._walked
+        prefix = root.encode()
+        begin, end = bisect_left(self._keys, prefix + b"/"), bisect_left(self._keys, prefix + b"0")
+        top = bisect_left(self._keys, prefix)
+        entries = (self._walked.entries[top], *self._walked.entries[begin:end])
+        return Walked(self._walked.root, entries).below(root, files)
+
+
+def _planned(parts: _Parts, found: Found, name: str) -> Planned:
+    walked = parts.part(found.root, found.files)
+    single = found.files is not None and found.name.rpartition("/")[2] not in ("", os.path.basename(walked.root))
+    main = _main_file(found) if single else None
+    source = f"{walked.root}/{main}" if main else walked.root
+    below = _NOT_IN_NAMES.sub("-", found.name)
+    ref = name.replace(PLACEHOLDER, below).strip("/") if below else _top_name(name, walked)
+    return Planned(source, walked, _check_ref(re.sub("/+", "/", ref)), found.layout, found.stage)
+
+
+def _main_file(found: Found) -> str | None:
+    """The file that a one-file checkpoint is named after."""
+    stem = found.name.rpartition("/")[2]
+    return next((path for path in found.files or () if os.path.splitext(path)[0] == stem), None)
+
+
+def _top_name(name: str, walked: Walked) -> str:
+    """The searched directory itself is a checkpoint: it is called what stands before `{name}`."""
+    stripped = re.sub("/+", "/", name.replace(PLACEHOLDER, "")).strip("/")
+    return stripped or _NOT_IN_NAMES.sub("-", os.path.basename(walked.root))
+
+
+def _refuse_collisions(planned: list[Planned]) -> None:
+    seen: dict[str, Planned] = {}
+    for each in planned:
+        other = seen.setdefault(each.ref, each)
+        if other is not each:
+            raise InvalidInput(
+                f"{other.source} and {each.source} would both be called {each.ref!r}",
+                code="name-collision",
+                hint="import them one at a time, each with a --name of its own",
+            )
+
+
+def _linked(planned: list[Planned]) -> list[Planned]:
+    """Link stages that lie side by side by number: stage N is trained from stage N-1. Parents come first."""
+    by_stage = {(os.path.dirname(each.source), each.stage): each.ref for each in planned if each.stage is not None}
+    linked = []
+    for each in planned:
+        parent = None if each.stage is None else by_stage.get((os.path.dirname(each.source), each.stage - 1))
+        linked.append(replace(each, parent=parent))
+    return sorted(linked, key=lambda each: (each.stage is not None, each.stage or 0))

@@ -1,0 +1,93 @@
+"""Reading a walked directory: what it means, and its content once every file was read."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from msgspec import structs
+
+from ckptfmt.containers.protocol import Cut, Opaque
+from ckptfmt.errors import CkptfmtError
+from ckptfmt.format.manifest import File, Link
+from ckptfmt.layouts import read_checkpoint
+from ckptfmt.layouts.protocol import Reading
+from ckptfmt.progress import Progress
+from ckptfmt.transfer.build import Content, place_tensors, wants_view
+from ckptfmt.transfer.sinks import HashSink, Sink
+from ckptfmt.transfer.take import fills_extent, take_file
+from ckptfmt.transfer.walk import Walked, WalkedTree, lying_file_hint
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCheckpoint:
+    """A checkpoint read but not yet taken in."""
+
+    walked: Walked
+    reading: Reading
+    cuts: dict[str, Cut | Opaque]
+    damaged: dict[str, str]
+
+
+def read_walked(walked: Walked, name: str, *, damaged_as_opaque: bool = False) -> ReadCheckpoint:
+    """Find out what a walked directory means.
+
+    Raises:
+        FormatError, UnsafeFile: a file of it is structurally lying.
+    """
+    tree = WalkedTree(walked, name, damaged_as_opaque=damaged_as_opaque)
+    try:
+        reading = read_checkpoint(tree)
+        cuts = {path: tree.cut(path) for path in tree.paths()}
+    except CkptfmtError as error:
+        error.hint = lying_file_hint(error)
+        raise
+    notes = [f"{path}: kept whole although it is damaged: {reason}" for path, reason in tree.damaged.items()]
+    outside = [link.path for link in walked.of_kind("link") if link.outside]
+    notes += [f"{path}: a link out of the checkpoint; what it names was not taken in" for path in outside]
+    return ReadCheckpoint(walked, _with_notes(reading, notes), cuts, dict(tree.damaged))
+
+
+def _with_notes(reading: Reading, notes: list[str]) -> Reading:
+    return replace(reading, notes=(*reading.notes, *notes)) if notes else reading
+
+
+def take_content(checkpoint: ReadCheckpoint, sink: Sink, pool: Executor, progress: Progress) -> Content:
+    """Read every file of a checkpoint once and put what it is made of into `sink`.
+
+    Raises:
+        IntegrityError: the directory changed meanwhile.
+    """
+    walked = checkpoint.walked
+    wanted: dict[str, list[int]] = {}
+    for tensor in checkpoint.reading.tensors:
+        cut = checkpoint.cuts[tensor.path]
+        if isinstance(cut, Cut):
+            found = cut.tensors[tensor.index]
+            if wants_view(found, tensor.role, fills=fills_extent(cut, found)):
+                wanted.setdefault(tensor.path, []).append(tensor.index)
+    files: list[File] = []
+    views: dict[tuple[str, int], str] = {}
+    for entry in walked.of_kind("file"):
+        file, digests = take_file(entry, checkpoint.cuts[entry.path], wanted.get(entry.path, []), sink, pool, progress)
+        files.append(structs.replace(file, damaged=True) if entry.path in checkpoint.damaged else file)
+        views.update(((entry.path, index), digest) for index, digest in digests.items())
+    taken = tuple(files)
+    return Content(
+        files=taken,
+        directories=_empty_directories(walked),
+        links=tuple(Link(entry.path, entry.target) for entry in walked.of_kind("link")),
+        tensors=place_tensors(checkpoint.reading, taken, checkpoint.cuts, views),
+    )
+
+
+def hash_content(checkpoint: ReadCheckpoint, progress: Progress) -> Content:
+    """As `take_content`, keeping nothing."""
+    with ThreadPoolExecutor(1, "sha256") as pool:
+        return take_content(checkpoint, HashSink(), pool, progress)
+
+
+def _empty_directories(walked: Walked) -> tuple[str, ...]:
+    parents = {os.path.dirname(entry.path) for entry in walked.entries}
+    return tuple(entry.path for entry in walked.of_kind("directory") if entry.path != "." and entry.path not in parents)

@@ -1,0 +1,83 @@
+"""Writing what was read: a sink into the shards of a store, durable at its end and gone after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+from ckptfmt.containers.protocol import Cut
+from ckptfmt.encodings.chooser import Effort
+from ckptfmt.format.shard import ShardObject, header_estimate
+from ckptfmt.store.bases import BaseFiles
+from ckptfmt.store.shards import ShardWriter
+from ckptfmt.store.store import Store
+from ckptfmt.transfer.reading import ReadCheckpoint
+from ckptfmt.transfer.sinks import StoreSink
+
+_SKELETON_RESERVE = 1024
+
+
+class Written:
+    """What one import wrote: digests, and bytes of shards."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.objects: dict[str, None] = {}
+        self.size = 0
+
+    def __call__(self, shard: str, size: int, objects: tuple[ShardObject, ...]) -> None:
+        """Take note of a shard that is durable."""
+        self._store.facts().add_shard(shard, size, objects)
+        self.objects.update((item.digest, None) for item in objects)
+        self.size += size
+
+
+@contextmanager
+def storing(
+    store: Store,
+    checkpoint: ReadCheckpoint,
+    *,
+    effort: Effort,
+    pool: Executor,
+    written: Written,
+    outside: BaseFiles | None = None,
+    vanished: frozenset[str] = frozenset(),
+) -> Iterator[StoreSink]:
+    """A sink for the files of `checkpoint`, which writes what neither the store nor the base `outside` holds.
+
+    Args:
+        store: where.
+        checkpoint: what is going to come, for the room that shard headers take.
+        effort: how much to spend on smaller objects.
+        pool: encodes.
+        written: told of each shard.
+        outside: a referenced base.
+        vanished: objects to write although the catalog still knows them.
+    """
+    catalog = store.catalog()
+
+    def known(digest: str) -> bool:
+        if digest in vanished:
+            return False
+        return bool(catalog.find(digest)) or (outside is not None and outside.has(digest))
+
+    room = _header_room(checkpoint)
+    writer = ShardWriter(store.storage, effort=effort, pool=pool, remaining=lambda: room, written=written)
+    try:
+        yield StoreSink(writer, catalog, known, outside.lengths() if outside else frozenset())
+        writer.flush()
+    finally:
+        writer.abort()
+
+
+def _header_room(checkpoint: ReadCheckpoint) -> int:
+    """An upper bound, in bytes, of the shard header that all objects of a checkpoint take."""
+    room = 0
+    for entry in checkpoint.walked.of_kind("file"):
+        cut = checkpoint.cuts[entry.path]
+        if isinstance(cut, Cut):
+            room += sum(header_estimate(span.length, len(span.shape)) for span in cut.extents) + _SKELETON_RESERVE
+        else:
+            room += header_estimate(entry.size, 1)
+    return room
