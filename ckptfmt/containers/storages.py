@@ -40,7 +40,7 @@ def cut_storage(length: int, storage: StorageValue | None, views: list[Placed]) 
     order = sorted(places)
     ends = [begin + size for begin, size in order]
     tiled = [0, *ends] == [*(begin for begin, _ in order), length]
-    if tiled and all(view.strides is None for view in filled):
+    if order and tiled and all(view.strides is None for view in filled):
         return [_piece(begin, size, storage, places[begin, size]) for begin, size in order]
     whole = places.get((0, length))
     return [_piece(0, length, storage, whole or filled, shaped=whole is not None)]

@@ -22,6 +22,7 @@ SUFFIXES: Final = (".pt", ".pth", ".bin", ".ckpt")
 _PICKLE: Final = "data.pkl"
 _RECORDS: Final = "data/"
 _BYTE_ORDER: Final = "byteorder"
+_LITTLE: Final = b"little"
 _TORCHSCRIPT: Final = ("constants.pkl", "code/")
 
 
@@ -59,6 +60,7 @@ class TorchZip:
 def _cut(source: ByteSource, name: str) -> Cut:
     entries = _torch_entries(read_entries(source))
     where = f"{source.where}: {_PICKLE}"
+    _check_byte_order(source, entries.get(_BYTE_ORDER))
     data = _pickle_bytes(source, entries[_PICKLE], where)
     records = {entry[len(_RECORDS) :]: found for entry, found in entries.items() if entry.startswith(_RECORDS)}
     value, storages = read_pickle(data, where=where)
@@ -85,6 +87,15 @@ def _torch_entries(entries: tuple[Entry, ...]) -> Mapping[str, Entry]:
     if not all(entry.plain for entry in entries):
         raise NotInterpreted("a zip file with compressed entries")
     return inside
+
+
+def _check_byte_order(source: ByteSource, record: Entry | None) -> None:
+    """Older versions of torch write no such record: the bytes then are little-endian, as torch itself takes them."""
+    if record is None:
+        return
+    order = source.read(record.begin, min(record.length, len(_LITTLE) + 1))
+    if order != _LITTLE:
+        raise NotInterpreted(f"a file whose byte order is not little-endian but {order.decode('ascii', 'replace')!r}")
 
 
 def _pickle_bytes(source: ByteSource, entry: Entry, where: str) -> bytes:

@@ -54,7 +54,7 @@ def grow(value: Value, check: Callable[[TensorValue, str], None]) -> tuple[Any, 
         NotInterpreted: the tree is larger or deeper than the bounds.
     """
     walk = _Walk(check)
-    return walk.plain(value, (), 0), walk.tensors
+    return walk.plain(value, 0), walk.tensors
 
 
 class _Walk:
@@ -63,11 +63,12 @@ class _Walk:
         self.tensors: list[Placed] = []
         self.nodes = 0
         self.text = 0
+        self.path: list[str | int] = []
         self.paths: set[Path] = set()
         self.above: set[int] = set()
 
-    def plain(self, value: Value, path: Path, depth: int) -> Any:
-        """`value` as plain data; recursion is at most `MAX_DEPTH` deep."""
+    def plain(self, value: Value, depth: int) -> Any:
+        """`value`, which stands at `self.path`, as plain data; recursion is at most `MAX_DEPTH` deep."""
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise NotInterpreted(f"a pickle of more than {MAX_NODES} values, those of shared ones counted again")
@@ -77,7 +78,7 @@ class _Walk:
             self.spend_text(len(value))
             return value
         if isinstance(value, TensorValue):
-            return self.tensor(value, path)
+            return self.tensor(value)
         if not isinstance(value, list | tuple | Pairs | InertObject):
             return Inert(name_of(value))
         if id(value) in self.above:
@@ -85,36 +86,38 @@ class _Walk:
         if depth >= MAX_DEPTH:
             raise NotInterpreted(f"a pickle that nests more than {MAX_DEPTH} deep")
         self.above.add(id(value))
-        try:
-            return self.inside(value, path, depth + 1)
-        finally:
-            self.above.remove(id(value))
+        result = self.inside(value, depth + 1)
+        self.above.remove(id(value))
+        return result
 
-    def inside(self, value: list[Value] | tuple[Value, ...] | Pairs | InertObject, path: Path, depth: int) -> Any:
+    def inside(self, value: list[Value] | tuple[Value, ...] | Pairs | InertObject, depth: int) -> Any:
         if isinstance(value, Pairs):
-            return {key: self.plain(item, (*path, key), depth) for key, item in self.keyed(value.items)}
+            return {key: self.step(key, item, depth) for key, item in self.keyed(value.items)}
         if isinstance(value, InertObject):
-            self.hidden(value, path, depth)
+            self.hidden(value, depth)
             return Inert(value.name)
-        return [self.plain(item, (*path, index), depth) for index, item in enumerate(value)]
+        return [self.step(index, item, depth) for index, item in enumerate(value)]
 
-    def hidden(self, value: InertObject, path: Path, depth: int) -> None:
+    def step(self, key: str | int, item: Value, depth: int) -> Any:
+        self.path.append(key)
+        result = self.plain(item, depth)
+        self.path.pop()
+        return result
+
+    def hidden(self, value: InertObject, depth: int) -> None:
         """Look for tensors in what an inert object was given."""
         for state in value.states:
             if isinstance(state, Pairs):
                 for key, item in self.keyed(state.items):
-                    self.plain(item, (*path, key), depth)
+                    self.step(key, item, depth)
             else:
-                self.plain(state, (*path, "state"), depth)
+                self.step("state", state, depth)
         for key, item in self.keyed(value.pairs):
-            self.plain(item, (*path, key), depth)
+            self.step(key, item, depth)
         for index, item in enumerate(value.items):
-            self.plain(item, (*path, index), depth)
-        if isinstance(value.arguments, tuple):
-            for index, item in enumerate(value.arguments):
-                self.plain(item, (*path, "args", index), depth)
-        else:
-            self.plain(value.arguments, (*path, "args"), depth)
+            self.step(index, item, depth)
+        if value.arguments:
+            self.step("args", value.arguments, depth)
 
     def keyed(self, pairs: list[tuple[Value, Value]]) -> list[tuple[str | int, Value]]:
         """Pairs with keys that JSON and paths can hold, each once; strings and integers stay as they are."""
@@ -139,7 +142,8 @@ class _Walk:
                 named[form] = item
         return list(named.items())
 
-    def tensor(self, value: TensorValue, path: Path) -> Any:
+    def tensor(self, value: TensorValue) -> Any:
+        path = tuple(self.path)
         key = ".".join(map(str, path))
         self.spend_text(len(key) + _PATH_UNIT * len(path))
         self.check(value, key)

@@ -2,7 +2,7 @@
 
 Source: PKWARE APPNOTE 6.3.10; and what miniz, torch's writer, makes of it: always a zip64 end record, flag bit 3 with
 zero CRC and sizes in local headers, no flag and no descriptor for empty entries, and beyond 4 GiB a zip64 field in a
-local header that may hold nothing but that header's own offset.
+local header that may lack the stored size or hold nothing but that header's own offset.
 """
 
 from __future__ import annotations
@@ -250,8 +250,10 @@ def _check_sizes(item: _Listed, local: tuple[int, int, int], zip64: bytes | None
     if size == compressed == _MAX32:
         sound = zip64 is not None and len(zip64) == 16 and struct.unpack("<QQ", zip64) in allowed
     else:
-        full = (item.size, item.compressed, item.header)
-        forms = [struct.pack("<Q", item.header), struct.pack("<QQ", *full[:2]), struct.pack("<QQQ", *full)]
+        # miniz writes this field before it knows the stored size, and leaves the 32-bit fields 0 beside it.
+        forms = [struct.pack("<Q", item.header)]
+        for stored in (item.compressed, 0)[: 1 + deferred]:
+            forms += [struct.pack("<QQ", item.size, stored), struct.pack("<QQQ", item.size, stored, item.header)]
         sound = (size, compressed) in allowed and (zip64 is None or zip64 in forms)
     if not sound or not (crc == item.crc or (deferred and crc == 0)):
         raise FormatError(f"{place}: local header and directory differ in size or CRC")
