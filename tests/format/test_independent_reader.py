@@ -47,7 +47,7 @@ def test_fixtures_come_back(write: Callable[[Path], object], tmp_path: Path, mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     directory = tmp_path / "checkpoint"
     write(directory)
-    assert len(digests_below(directory)) > 1
+    assert digests_below(directory)
     source = str(directory)
     efforts: tuple[Effort, ...] = ("balanced", "fast")
     ids = set()
