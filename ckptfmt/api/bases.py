@@ -27,7 +27,7 @@ from ckptfmt.transfer.bases import (
 _SHOWN = 5
 
 
-def add(store: Store, name: str, source: str, revision: str | None, keep: Keep, progress: Progress) -> BaseReport:
+def add(store: Store, name: str, source: str, *, revision: str | None, keep: Keep, progress: Progress) -> BaseReport:
     """Record a base: root, file SHA-256s, tensor digests."""
     if keep not in ("copy", "reference"):
         raise InvalidInput(f"--keep: {keep!r} is neither copy nor reference")

@@ -238,7 +238,9 @@ class Store:
             attributes=generation.attributes if generation else (),
             progress=progress,
         )
-        return RestoreReport(done.files, done.bytes, True, os.path.abspath(target), digest)
+        return RestoreReport(
+            files=done.files, bytes=done.bytes, verified=True, path=os.path.abspath(target), manifest=digest
+        )
 
     def verify(
         self, names: tuple[str, ...] = (), *, subset: tuple[int, int] | None = None, progress: Progress = SILENT
@@ -256,7 +258,7 @@ class Store:
         progress: Progress = SILENT,
     ) -> BaseReport:
         """Record a base model from a directory or the local Hub cache; with `keep="copy"` take its bytes in too."""
-        return bases.add(self._engine, name, os.fspath(source), revision, keep, progress)
+        return bases.add(self._engine, name, os.fspath(source), revision=revision, keep=keep, progress=progress)
 
     def list_bases(self) -> list[BaseReport]:
         """Every base, by name."""

@@ -70,7 +70,7 @@ class LocalStorage:
         with durable.storage_errors(self.path(key)):
             temporary = self._temporary(data)
             try:
-                self._directory_for(key)
+                self.directory_for(key)
                 durable.rename(temporary, self.path(key))
             except BaseException:
                 _discard(temporary)
@@ -83,7 +83,7 @@ class LocalStorage:
         with durable.storage_errors(target):
             temporary = self._temporary(data)
             try:
-                self._directory_for(key)
+                self.directory_for(key)
                 created = self._link(temporary, target)
             finally:
                 _discard(temporary)
@@ -159,7 +159,7 @@ class LocalStorage:
             durable.fsync_directory(os.path.dirname(self.path(key)))
 
     def _temporary_path(self) -> str:
-        self._directory_for(f"{TEMPORARY}/x")
+        self.directory_for(f"{TEMPORARY}/x")
         return self.path(f"{TEMPORARY}/{durable.unique_name()}")
 
     def _temporary(self, data: Buffer) -> str:
@@ -176,7 +176,8 @@ class LocalStorage:
             file.close()
         return path
 
-    def _directory_for(self, key: str) -> None:
+    def directory_for(self, key: str) -> None:
+        """Make the directory that `key` lies in."""
         directory = os.path.dirname(self.path(key))
         if directory not in self._known_directories or not os.path.isdir(directory):
             durable.make_directories(directory)
@@ -209,7 +210,7 @@ class LocalUpload:
             durable.pwrite(self._file.descriptor, head, 0)
             self._file.sync()
             self._file.close()
-            self._storage._directory_for(key)  # noqa: SLF001
+            self._storage.directory_for(key)
             durable.rename(self._path, target)
             self._open = False
             durable.fsync_directory(os.path.dirname(target))

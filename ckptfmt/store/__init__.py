@@ -1,0 +1,1 @@
+"""The store: shards, catalog, refs, publishing and reading."""

@@ -87,7 +87,7 @@ class Refs:
         return [self.read(name, number) for number in reversed(self.numbers(name))]
 
     def names(self, prefix: str = "") -> list[tuple[str, int]]:
-        """Every ref name that begins with `prefix`, dropped ones too, sorted; with when its directory last changed (ns)."""
+        """Every ref name that begins with `prefix`, dropped ones too, sorted; with its directory's mtime in ns."""
         found = ((name_of(item.key[len("refs/") :]), item.modified_ns) for item in self._storage.directories("refs/"))
         return sorted(item for item in found if item[0].startswith(prefix))
 

@@ -154,7 +154,7 @@ class ShardWriter:
             self.flush()
         self._header_bytes += estimate
         self.append(bytes(-self.position % ALIGNMENT))
-        return ObjectWriter(self, length, dtype, shape, digest, self._effort, self._pool)
+        return ObjectWriter(self, length, dtype=dtype, shape=shape, digest=digest, effort=self._effort, pool=self._pool)
 
     def append(self, data: Buffer) -> None:
         """Append stored bytes of the object that is being written."""
@@ -217,6 +217,7 @@ class ObjectWriter:
         self,
         shard: ShardWriter,
         length: int,
+        *,
         dtype: str | None,
         shape: tuple[int, ...],
         digest: str | None,

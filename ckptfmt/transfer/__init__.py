@@ -1,0 +1,1 @@
+"""Between a directory and a store: walking, reading, taking in, giving back."""

@@ -56,8 +56,9 @@ def find_source(stated: str, revision: str | None) -> Source:
         path = os.path.realpath(stated)
         repo, commit = _hub_place(path)
         return Source(path, repo, commit)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    # The Hub's client takes long to load, and only this needs it.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
         path = snapshot_download(stated, revision=revision, local_files_only=True)
@@ -116,10 +117,13 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
 def _copy(store: Store, checkpoint: ReadCheckpoint, progress: Progress) -> tuple[Content, int]:
     """Take a base's files into the store; the bytes that its new shards take."""
     written = Written(store)
-    with ThreadPoolExecutor(1, "sha256") as sha_pool, ThreadPoolExecutor(os.cpu_count() or 1, "encode") as pool:
-        with storing(store, checkpoint, effort="balanced", pool=pool, written=written) as sink:
-            content = take_content(checkpoint, sink, sha_pool, progress)
-            same_still(checkpoint.walked, checkpoint.walked.again())
+    with (
+        ThreadPoolExecutor(1, "sha256") as sha_pool,
+        ThreadPoolExecutor(os.cpu_count() or 1, "encode") as pool,
+        storing(store, checkpoint, effort="balanced", pool=pool, written=written) as sink,
+    ):
+        content = take_content(checkpoint, sink, sha_pool, progress)
+        same_still(checkpoint.walked, checkpoint.walked.again())
     return content, written.size
 
 
@@ -167,18 +171,17 @@ def check_base(store: Store, base: Base, place: str, *, full: bool, progress: Pr
         progress.begin(f"verify base {base.name}", sum(file.size for file in to_read))
         with ThreadPoolExecutor(1, "sha256") as pool:
             for file in to_read:
-                mismatched += _differences(base.record, file, place, pool, cache, progress)
+                path = os.path.realpath(f"{place}/{file.path}")
+                if _sha256_of(path, pool, cache, progress) != file.sha256:
+                    mismatched += _tensor_differences(base.record, file, path, progress) or [file.path]
         progress.end()
     return Checked(tuple(mismatched), bool(to_read))
 
 
-def _differences(
-    record: BaseRecord, file: File, place: str, pool: ThreadPoolExecutor, cache: StatCache, progress: Progress
-) -> list[str]:
-    """Names of the tensors of one file that differ; the file's own path where that cannot be told apart."""
-    path = os.path.realpath(f"{place}/{file.path}")
+def _sha256_of(path: str, pool: ThreadPoolExecutor, cache: StatCache, progress: Progress) -> str | None:
+    """SHA-256 of a file, read now; None where there is none."""
     if not os.path.isfile(path):
-        return [file.path]
+        return None
     stream = FileStream(path, None, pool, progress)
     try:
         for _ in stream.frames(stream.size):
@@ -187,12 +190,11 @@ def _differences(
         cache.put(path, stream.opened, found)
     finally:
         stream.close()
-    if found == file.sha256:
-        return []
-    return _tensor_differences(record, file, path, progress) or [file.path]
+    return found
 
 
 def _tensor_differences(record: BaseRecord, file: File, path: str, progress: Progress) -> list[str]:
+    """Names of the tensors of one file that differ; none where the file cannot be read as it was recorded."""
     index = record.files.index(file)
     recorded = {tensor.key or tensor.name: tensor for tensor in record.tensors if tensor.file == index}
     try:
@@ -266,9 +268,9 @@ def note_place(store: Store, base: Base, place: str) -> None:
 
 def published_sha256(repo: str, revision: str | None) -> dict[str, str] | None:
     """The SHA-256 that the Hub publishes for a repository's large files; None where it cannot be asked."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported there under either name
+    from huggingface_hub import HfApi  # noqa: PLC0415
+    from huggingface_hub.errors import OfflineModeIsEnabled  # noqa: PLC0415
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # noqa: PLC0415
 
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)

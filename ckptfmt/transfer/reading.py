@@ -70,7 +70,9 @@ def take_content(checkpoint: ReadCheckpoint, sink: Sink, pool: Executor, progres
     files: list[File] = []
     views: dict[tuple[str, int], str] = {}
     for entry in walked.of_kind("file"):
-        file, digests = take_file(entry, checkpoint.cuts[entry.path], wanted.get(entry.path, []), sink, pool, progress)
+        file, digests = take_file(
+            entry, checkpoint.cuts[entry.path], wanted.get(entry.path, []), sink, pool=pool, progress=progress
+        )
         files.append(structs.replace(file, damaged=True) if entry.path in checkpoint.damaged else file)
         views.update(((entry.path, index), digest) for index, digest in digests.items())
     taken = tuple(files)

@@ -76,7 +76,7 @@ def restore(
         known = {item.path: item for item in attributes}
         with ThreadPoolExecutor(1, "sha256") as sha_pool, ThreadPoolExecutor(2, "decode") as pool:
             for file in document.files:
-                _write_file(file, building, objects, sha_pool, pool, known, progress)
+                _write_file(file, building, objects, sha_pool=sha_pool, pool=pool, known=known, progress=progress)
         for path in document.directories:
             check_path(path, target)
             durable.make_directories(f"{building}/{path}")
@@ -136,6 +136,7 @@ def _write_file(
     file: File,
     building: str,
     objects: Objects,
+    *,
     sha_pool: Executor,
     pool: Executor,
     known: Mapping[str, Attributes],

@@ -30,7 +30,8 @@ class Sink(Protocol):
             frames: its frames, once.
             length: decoded bytes.
             again: the same frames once more.
-            dtype, shape: what it holds, if that is known.
+            dtype: element type of what it holds, if that is known.
+            shape: its dimensions.
         """
         ...
 

@@ -21,7 +21,7 @@ _GATHER_BYTES = 64 << 20
 
 
 def take_file(
-    entry: Entry, cut: Cut | Opaque, views: list[int], sink: Sink, pool: Executor, progress: Progress
+    entry: Entry, cut: Cut | Opaque, views: list[int], sink: Sink, *, pool: Executor, progress: Progress
 ) -> tuple[File, dict[int, str]]:
     """Read a file once and put what it is made of into `sink`.
 
