@@ -1,0 +1,53 @@
+"""Directories that appear whole and at once, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ckptfmt.errors import Conflict
+from ckptfmt.storage import durable
+
+
+@contextmanager
+def appearing(target: str) -> Iterator[str]:
+    """A directory to build in, beside `target`, that becomes `target` by one rename; gone after an error.
+
+    Raises:
+        Conflict: `target` exists and is not empty, before or after.
+        StorageError: the file system refuses.
+    """
+    parent, name = os.path.split(target)
+    with durable.storage_errors(target):
+        _refuse_occupied(target)
+        durable.make_directories(parent)
+        building = f"{parent}/.{name}.{durable.unique_name()}.ckptfmt-partial"
+        durable.mkdir(building)
+        try:
+            yield building
+            durable.fsync_directory(building)
+            try:
+                durable.rename(building, target)
+            except OSError:
+                _refuse_occupied(target)
+                raise
+        except BaseException:
+            _discard_tree(building)
+            raise
+        durable.fsync_directory(parent)
+
+
+def _refuse_occupied(target: str) -> None:
+    if os.path.lexists(target) and (os.path.islink(target) or not os.path.isdir(target) or os.listdir(target)):
+        raise Conflict(
+            f"{target} exists already", code="target-exists", hint="choose a directory that does not exist or is empty"
+        )
+
+
+def _discard_tree(path: str) -> None:
+    """Remove what was built; that it cannot be removed never hides what went wrong before."""
+    try:
+        durable.remove_tree(path)
+    except OSError:
+        return
