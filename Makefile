@@ -34,8 +34,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install ## Make a small model and the checkpoints people have, take them in, compare what comes back.
-	$(BIN)/ckptfmt demo $(ARGS)
+	rm -rf .demo
+	$(BIN)/ckptfmt demo .demo $(ARGS)
 
+# Two workers that each train tiny models: more threads than cores only wait for each other.
+test: export OMP_NUM_THREADS ?= 1
 test: install ## Run the tests; ARGS goes to pytest.
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 

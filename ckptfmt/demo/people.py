@@ -94,7 +94,7 @@ def _stages(root: Path, base: Path, size: Size, *, seed: int, say: Say) -> list[
         tuned = tune(current, tuning, size, seed=seed + 10 + stage)
         adapters = save_stage(tuned, outputs, stage=stage, part=tuning.part)
         save_merged(current, adapters, merged)
-        name, merged_name = f"stages/stage-{stage}", f"stages-merged/stage-{stage}"
+        name, merged_name = f"stages/stage-{stage}", f"merged/stage-{stage}"
         made += [
             MadeCheckpoint(outputs, "stage outputs", name, stage=stage, parent=parent),
             MadeCheckpoint(merged, "stage, merged", merged_name, stage=stage, parent=merged_parent),
@@ -109,7 +109,7 @@ def _trainer(root: Path, base: Path, size: Size, *, seed: int, say: Say) -> list
     say("a Trainer run that writes merged weights beside its adapters")
     tuning = Tuning(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj"), part="letters")
     paths = save_trainer(base, root / "trainer", tuning, size, seed=seed)
-    return [MadeCheckpoint(path, "Trainer, merged beside", f"trainer/{path.name}") for path in paths]
+    return [MadeCheckpoint(path, "Trainer + merged", f"trainer/{path.name}") for path in paths]
 
 
 def _experts(root: Path, base: Path, size: Size, *, seed: int, say: Say) -> list[MadeCheckpoint]:
@@ -131,5 +131,8 @@ def _loose(root: Path, base: Path, size: Size, *, seed: int, say: Say) -> list[M
     training = save_training(base, root / "checkpoints", "log", size, seed=seed)
     return [
         MadeCheckpoint(universal, "universal .pt", "loose/out_lora_rank16"),
-        *(MadeCheckpoint(path, "training .pt", f"loose/{path.stem.split('_11')[0]}") for path in training),
+        *(
+            MadeCheckpoint(path, "training .pt", f"loose/bigram_{path.stem.split('_')[3]}", of_base=False)
+            for path in training
+        ),
     ]

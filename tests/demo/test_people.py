@@ -64,7 +64,7 @@ def test_every_kind_is_there_under_a_name_of_its_own(made: Made) -> None:
     assert len(set(names)) == len(names)
     assert all(checkpoint.path.exists() for checkpoint in made.checkpoints)
     assert {checkpoint.kind for checkpoint in made.checkpoints} == {
-        "PEFT adapter", "full export", "stage outputs", "stage, merged", "Trainer, merged beside", "LoRA experts",
+        "PEFT adapter", "full export", "stage outputs", "stage, merged", "Trainer + merged", "LoRA experts",
         "universal .pt", "training .pt",
     }  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_each_stage_stands_on_the_merged_stage_before_it(made: Made) -> None:
 def test_a_trainer_directory_holds_both_sets_of_weights(made: Made, prompt: torch.Tensor) -> None:
     from peft import PeftModel
 
-    for checkpoint in by_kind(made, "Trainer, merged beside"):
+    for checkpoint in by_kind(made, "Trainer + merged"):
         names = {path.name for path in checkpoint.path.iterdir()}
         assert {"model.safetensors", "adapter_model.safetensors", "optimizer.pt", "trainer_state.json"} <= names
         state = json.loads((checkpoint.path / "trainer_state.json").read_text())
