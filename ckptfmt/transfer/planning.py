@@ -13,7 +13,7 @@ from ckptfmt.errors import InvalidInput
 from ckptfmt.format.refs import BASES, check_name
 from ckptfmt.layouts import find_checkpoints, unclaimed
 from ckptfmt.layouts.protocol import Found
-from ckptfmt.transfer.walk import Walked, walk
+from ckptfmt.transfer.walk import Walked, walk, walk_files
 
 PLACEHOLDER: Final = "{name}"
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._/-]+")
@@ -89,10 +89,7 @@ def _plan_file(path: str, name: str) -> Plan:
     mine = [each for each in found if each.files and each.layout != "unknown" and _is_single(each, base)]
     stem = os.path.splitext(base)[0]
     ref = _check_ref(name.replace(PLACEHOLDER, _NOT_IN_NAMES.sub("-", stem)))
-    if mine and mine[0].files and len(mine[0].files) > 1:
-        walked = walk(directory).below("", mine[0].files)
-    else:
-        walked = walk(path)
+    walked = walk_files(directory, (mine[0].files if mine else None) or [base])
     return Plan(path, (Planned(path, walked, ref, mine[0].layout if mine else "unknown"),))
 
 
@@ -115,20 +112,19 @@ class _Parts:
         self._walked = walked
         self._keys = [entry.path.encode() for entry in walked.entries]
 
-    def part(self, root: str, files: Sequence[str] | None) -> Walked:
+    def part(self, root: str, files: Sequence[str] | None, *, around: bool) -> Walked:
         if not root:
-            return self._walked.below("", files) if files is not None else self._walked
+            return self._walked.below("", files, around=around) if files is not None else self._walked
         prefix = root.encode()
         begin, end = bisect_left(self._keys, prefix + b"/"), bisect_left(self._keys, prefix + b"0")
         top = bisect_left(self._keys, prefix)
         entries = (self._walked.entries[top], *self._walked.entries[begin:end])
-        return Walked(self._walked.root, entries).below(root, files)
+        return Walked(self._walked.root, entries).below(root, files, around=around)
 
 
 def _planned(parts: _Parts, found: Found, name: str) -> Planned:
-    walked = parts.part(found.root, found.files)
-    single = found.files is not None and found.name.rpartition("/")[2] not in ("", os.path.basename(walked.root))
-    main = _main_file(found) if single else None
+    main = _main_file(found) if found.name != found.root else None
+    walked = parts.part(found.root, found.files, around=main is None)
     source = f"{walked.root}/{main}" if main else walked.root
     below = _NOT_IN_NAMES.sub("-", found.name)
     ref = name.replace(PLACEHOLDER, below).strip("/") if below else _top_name(name, walked)
@@ -138,7 +134,7 @@ def _planned(parts: _Parts, found: Found, name: str) -> Planned:
 def _main_file(found: Found) -> str | None:
     """The file that a one-file checkpoint is named after."""
     stem = found.name.rpartition("/")[2]
-    return next((path for path in found.files or () if os.path.splitext(path)[0] == stem), None)
+    return next((path for path in found.files or () if stem in (path, os.path.splitext(path)[0])), None)
 
 
 def _top_name(name: str, walked: Walked) -> str:

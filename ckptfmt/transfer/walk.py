@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -57,35 +57,69 @@ class Walked:
         root: absolute path of the directory.
         entries: what is in it, with the directory itself as '.'.
         chosen: the only files that belong to it; None for all.
+        around: whether the links and empty directories beside the chosen files belong to it too.
     """
 
     root: str
     entries: tuple[Entry, ...]
     chosen: frozenset[str] | None = None
+    around: bool = False
 
     def of_kind(self, kind: Kind) -> tuple[Entry, ...]:
         """The entries of one kind."""
         return tuple(entry for entry in self.entries if entry.kind == kind)
 
-    def below(self, root: str, files: Iterable[str] | None) -> Walked:
-        """The part below the relative directory `root`; of its files, only `files` where they are given."""
+    def below(self, root: str, files: Iterable[str] | None, *, around: bool = False) -> Walked:
+        """The part below the relative directory `root`; of its files, only `files` where they are given.
+
+        With `around`, links and empty directories come along, but for those in directories of other files.
+        """
         prefix = f"{root}/" if root else ""
-        wanted = None if files is None else frozenset(files)
         entries = []
         for entry in self.entries:
             path = "." if entry.path == (root or ".") else entry.path.removeprefix(prefix)
-            inside = path == "." or not prefix or entry.path.startswith(prefix)
-            if inside and (wanted is None or path in wanted or path == "."):
+            if path == "." or not prefix or entry.path.startswith(prefix):
                 entries.append(_renamed(entry, path))
-        return Walked(f"{self.root}/{root}" if root else self.root, tuple(entries), wanted)
+        top = f"{self.root}/{root}" if root else self.root
+        if files is None:
+            return Walked(top, tuple(entries))
+        chosen = frozenset(files)
+        return Walked(top, tuple(_chosen_entries(entries, chosen, around=around)), chosen, around)
 
     def again(self) -> Walked:
         """The same directory as it is now."""
         if self.chosen is None:
             return walk(self.root)
-        if len(self.chosen) == 1:
-            return walk(f"{self.root}/{next(iter(self.chosen))}")
-        return walk(self.root).below("", self.chosen)
+        if not self.around:
+            return walk_files(self.root, self.chosen)
+        return walk(self.root).below("", self.chosen, around=True)
+
+
+def _chosen_entries(entries: Iterable[Entry], chosen: frozenset[str], *, around: bool) -> Iterator[Entry]:
+    """The chosen files, the directories they lie in, and with `around` links and empty directories there."""
+    every = list(entries)
+    holding = _directories(chosen)
+    occupied = _directories(entry.path for entry in every if entry.kind == "file")
+    kept = {"."}
+    for entry in every:  # A directory stands before what is in it.
+        beside = around and (os.path.dirname(entry.path) or ".") in kept
+        if entry.kind == "directory":
+            if entry.path in holding or (beside and entry.path not in occupied):
+                kept.add(entry.path)
+                yield entry
+        elif entry.path in chosen or (beside and entry.kind == "link"):
+            yield entry
+
+
+def _directories(paths: Iterable[str]) -> set[str]:
+    """The directories that hold any of `paths`, at any depth."""
+    found = {"."}
+    for path in paths:
+        directory = os.path.dirname(path)
+        while directory and directory not in found:
+            found.add(directory)
+            directory = os.path.dirname(directory)
+    return found
 
 
 def walk(path: str) -> Walked:
@@ -102,13 +136,29 @@ def walk(path: str) -> Walked:
         if not os.path.lexists(path):
             raise NotFound(f"{path}: no such file or directory")
         if not os.path.isdir(path):
-            root, name = os.path.split(path)
-            entries = [_entry(root, ".", os.stat(root), root), _look(root, name, path)]
-            return Walked(root, tuple(entries), frozenset({name}))
+            return walk_files(os.path.dirname(path), [os.path.basename(path)])
         entries = [_entry(path, ".", os.stat(path), path)]
         _descend(path, "", entries)
         entries.sort(key=lambda entry: entry.path.encode())
         return Walked(path, tuple(entries))
+
+
+def walk_files(root: str, files: Iterable[str]) -> Walked:
+    """Look at some files below the directory `root`, and at the directories they lie in, and at nothing else.
+
+    A file that is not there is left out.
+
+    Raises:
+        UnsafeFile, FormatError, StorageError: as `walk`.
+    """
+    chosen = frozenset(files)
+    with durable.storage_errors(root):
+        entries = [
+            _entry(root, ".", os.stat(root), root) if path == "." else _look(root, path, f"{root}/{path}")
+            for path in sorted({*chosen, *_directories(chosen)}, key=str.encode)
+            if os.path.lexists(f"{root}/{path}")
+        ]
+    return Walked(root, tuple(entries), chosen)
 
 
 def same_still(before: Walked, again: Walked) -> None:
