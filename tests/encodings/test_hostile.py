@@ -90,6 +90,7 @@ def test_zstd_frames_that_bend_the_rules_are_refused() -> None:
         streamed.compress(data) + streamed.flush(),
         _zstd(data[:500]) + _zstd(data[500:]),
         struct.pack("<II", 0x184D2A50, 4) + b"skip" + _zstd(data),
+        struct.pack("<II", 0x184D2A50, len(data)) + bytes(len(data)) + _zstd(data),
         _zstd(data + b"x"),
         _zstd(data[:-1]),
         b"",
@@ -106,6 +107,42 @@ def test_pcodec_methods_that_ask_for_gigabytes_are_refused() -> None:
     for value in set(range(256)) - {0x00, 0x10}:
         with pytest.raises(FormatError, match="method"):
             encoding.decode(stored[:method] + bytes([value]) + stored[method + 1 :], len(frame), element)
+
+
+def _planes(*planes: bytes, dropped: int = 0) -> bytes:
+    return bytes((1, dropped)) + b"".join(struct.pack("<I", len(plane)) for plane in planes) + b"".join(planes)
+
+
+@pytest.mark.parametrize(
+    ("stored", "length", "element"),
+    [
+        (_planes(b"abcd", b"abcd", dropped=3), 8, "BF16"),
+        (_planes(_zstd(_GENERATOR.bytes(1000))), 1000, "U8"),
+        (bytes((1, 33)), 64, "F32"),
+        (bytes((2, 32)), 64, "F32"),
+        (bytes((0, 32)), 64, "F32"),
+        (bytes((3, 32)), 64, "F32"),
+        (bytes((1, 32)), FRAME_BYTES + 4, "F32"),
+        (bytes((1, 32)) + b"abc", 3, "F32"),
+        (bytes((1, 32)), 0, "F32"),
+        (bytes((1, 32)), -4, "F32"),
+        (b"", 64, "F32"),
+        (b"\1", 64, "F32"),
+    ],
+)
+def test_planes_frames_that_bend_the_rules_are_refused(stored: bytes, length: int, element: str) -> None:
+    with pytest.raises(FormatError):
+        encoding_named("planes").decode(stored, length, element)
+
+
+def test_ordered_words_of_too_many_bits_are_refused() -> None:
+    frame = np.arange(60_000, 60_300, dtype="<u2").tobytes()
+    stored = bytearray(encoding_named("planes").encode(frame, "U16") or b"")
+    assert stored[0] == 2
+    assert bytes(encoding_named("planes").decode(bytes(stored), len(frame), "U16")) == frame
+    stored[1] = 2
+    with pytest.raises(FormatError, match="14 bits"):
+        encoding_named("planes").decode(bytes(stored), len(frame), "U16")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")

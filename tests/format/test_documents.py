@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from ckptfmt.digest import checksum_of
 from ckptfmt.errors import FormatError, IntegrityError, UnsupportedVersion
 from ckptfmt.format import documents
 from ckptfmt.format.manifest import BaseRecord, Manifest
@@ -98,3 +99,10 @@ def test_every_flipped_bit_and_every_truncation_breaks_a_seal() -> None:
 def test_a_sound_seal_does_not_make_a_document() -> None:
     with pytest.raises(FormatError, match="ckptfmt/ref"):
         documents.unseal(documents.seal(generation()), StoreDocument, where="x")
+
+
+@pytest.mark.parametrize("end", [b"'}\n", b'"] ', b'"}}'])
+def test_a_seal_ends_as_a_seal_does(end: bytes) -> None:
+    head = documents.seal(generation())[:-35]
+    with pytest.raises(IntegrityError):
+        documents.unseal(head + checksum_of(head + end).encode() + end, Generation, where="x")

@@ -135,7 +135,8 @@ def test_the_unchanged_one_is_sound() -> None:
         {"frames": [-3]},
         {"frames": [1, 2]},
         {"frames": [2]},
-        {"length": FRAME_BYTES + 1, "sums": "0" * 64, "frames": [0, 3]},
+        {"length": FRAME_BYTES + 3, "sums": "0" * 64, "frames": [0, 3]},
+        {"length": FRAME_BYTES + 3, "sums": "0" * 64, "frames": [-1, 4]},
         {"dependencies": ["../../etc"]},
         {"compression": 1},
         {"encoding": None},
@@ -162,6 +163,20 @@ def test_headers_that_are_not_of_a_shard(old: bytes, new: bytes, error: type[For
     assert old in data
     with pytest.raises(error):
         _parse(data.replace(old, new, 1))
+
+
+def test_names_that_are_no_digests() -> None:
+    with pytest.raises(FormatError, match="no digest"):
+        _parse(_changed().replace(digest_of(b"odd").encode(), b"x" * 64))
+
+
+def test_descriptions_of_what_is_not_there() -> None:
+    data = _changed()
+    header = json.loads(data[8:-3])
+    header["__metadata__"]["0" * 64] = header["__metadata__"][digest_of(b"odd")]
+    text = json.dumps(header).encode()
+    with pytest.raises(FormatError, match="does not hold"):
+        _parse(len(text).to_bytes(8, "little") + text + b"odd")
 
 
 def test_equal_objects_make_equal_bytes() -> None:
