@@ -231,19 +231,13 @@ def _pop_two(machine: _Machine, _: Any) -> None:
     machine.set_items([key, value])
 
 
-def _instance(machine: _Machine, argument: str) -> None:
-    module, _, name = argument.partition(" ")
-    machine.call(Global(global_name(module, name)), tuple(machine.above_mark()))
+def _instance(machine: _Machine, names: tuple[str, str]) -> None:
+    machine.call(Global(global_name(*names)), tuple(machine.above_mark()))
 
 
 def _object(machine: _Machine, _: Any) -> None:
     items = machine.above_mark()
     machine.call(items[0], tuple(items[1:]))
-
-
-def _global(machine: _Machine, argument: str) -> None:
-    module, _, name = argument.partition(" ")
-    machine.named(module, name)
 
 
 def _protocol(_: _Machine, version: int) -> None:
@@ -296,7 +290,7 @@ _STEPS: Final[dict[str, Callable[[_Machine, Any], None]]] = {
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, index: machine.push(machine.memo[index])),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda machine, index: machine.keep(index)),
     "MEMOIZE": lambda machine, _: machine.keep(len(machine.memo)),
-    "GLOBAL": _global,
+    "GLOBAL": lambda machine, names: machine.named(*names),
     "STACK_GLOBAL": lambda machine, _: machine.stack_global(),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _inert("registered extension")),
     "REDUCE": lambda machine, _: machine.reduce(),
@@ -315,6 +309,10 @@ def _line(stream: IO[bytes]) -> bytes:
     if not line.endswith(b"\n"):
         raise ValueError("the pickle ends within a line")
     return line[:-1]
+
+
+def _two_lines(stream: IO[bytes]) -> tuple[str, str]:
+    return _line(stream).decode("utf-8"), _line(stream).decode("utf-8")
 
 
 def _short_line(stream: IO[bytes]) -> bytes:
@@ -349,7 +347,10 @@ def _read_string(stream: IO[bytes]) -> str:
 
 
 _LINES: Final[dict[str, Callable[[IO[bytes]], Any]]] = {
-    # pickletools' own readers of these convert numbers of any length and warn of unknown escapes.
+    # pickletools' own readers of these convert numbers of any length, and take backslashes in names for escapes.
+    "GLOBAL": _two_lines,
+    "INST": _two_lines,
+    "PERSID": _line,
     "INT": _read_int,
     "LONG": _read_long,
     "FLOAT": _read_float,

@@ -192,6 +192,12 @@ def test_old_and_rare_opcodes():
     ]  # fmt: skip
 
 
+def test_backslashes_in_names_mean_themselves():
+    value = named("torch._utils", "\\x5frebuild_tensor_v2") + b"(" + named("a\\d", "ü") + b"oP\\d\n\x86"
+    result = cut(b"(" + value + b"t")
+    assert result.tree == [Inert("torch._utils.\\x5frebuild_tensor_v2"), [Inert("a\\d.ü"), Inert("persistent id")]]
+
+
 def test_surrogates_and_huge_integers_become_harmless():
     result = cut(dictionary(**{"a\ud800": text("x\udfff"), "n": number(1 << 2000), "m": number(1 << 1000)}))
     assert result.tree == {"a\\ud800": "x\\udfff", "n": Inert("builtins.int"), "m": 1 << 1000}
