@@ -12,6 +12,7 @@ from ckptfmt.cli.session import Session
 from ckptfmt.cli.text import count, size
 from ckptfmt.cli.verb import REF, verb
 from ckptfmt.errors import EXIT_CODES, InvalidInput
+from ckptfmt.format.refs import BASES
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import VerifyReport
@@ -58,10 +59,12 @@ def lines(report: VerifyReport) -> list[Line]:
     """What is damaged and whom it harms, then what was looked at."""
     told: list[Line] = []
     for damage in report.damaged:
-        told.append(Styled(f"damaged: object {damage.object}: {damage.problem}", "red"))
+        told += [Styled(f"damaged: object {damage.object}", "red"), f"  {damage.problem}"]
         told += [f"  harms {name}" for name in damage.checkpoints] or ["  harms no checkpoint"]
     looked = f"{count(report.objects, 'object')}, {size(report.bytes)} decoded"
     if not report.damaged:
         return [Styled(f"{looked}, all sound", "green")]
     harmed = {name for damage in report.damaged for name in damage.checkpoints}
-    return [*told, f"{looked}; {len(report.damaged)} damaged, {count(len(harmed), 'checkpoint')} harmed"]
+    bases = sum(name.startswith(BASES) for name in harmed)
+    who = count(len(harmed) - bases, "checkpoint") + (f" and {count(bases, 'base')}" if bases else "")
+    return [*told, f"{looked}; {len(report.damaged)} damaged, {who} harmed"]

@@ -1,0 +1,83 @@
+"""Ctrl-C and SIGTERM in the middle of an import: nothing of it is left, and what was there still is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.cli.made import Shell
+
+PROGRAM = [sys.executable, "-c", "from ckptfmt.cli import main; main()"]
+MEGABYTES = 300
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("large")
+    random = np.random.default_rng(0)
+    part = {f"layer.{index}": random.integers(0, 2**32, 5 << 20, dtype=np.uint32) for index in range(MEGABYTES // 20)}
+    save_file(part, directory / "model.safetensors")
+    (directory / "config.json").write_text("{}", encoding="utf-8")
+    return directory
+
+
+def files_below(store: Path) -> set[str]:
+    return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
+
+
+def stopped(words: list[str], store: Path, number: signal.Signals, *, before: set[str]) -> tuple[int, str, str]:
+    """Run, wait until it has begun to write below `store`, and send the signal."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    process = subprocess.Popen(
+        [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 60
+    while files_below(store) == before and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert process.poll() is None, "it was over before it could be stopped"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_import_leaves_nothing(store: Shell, elsewhere: Path, large: Path, number: signal.Signals) -> None:
+    path = elsewhere / ".ckptfmt"
+    before = files_below(path)
+    words = ["import", str(large), "--name", "large", "--effort", "balanced"]
+    code, out, err = stopped(words, path, number, before=before)
+    assert (code, out) == (130, ""), err
+    assert "ckptfmt: error: interrupted; nothing half-published [interrupted]" in err
+    assert "Traceback" not in err
+    assert files_below(path) == before
+    assert [row["ref"] for row in store.json("ls")] == ["full/other", "runs/stage-1"]
+    assert store("show", "large").code == 1
+    store.ok("verify", "--all")
+
+
+def test_under_json_it_is_a_document(store: Shell, elsewhere: Path, large: Path) -> None:
+    path = elsewhere / ".ckptfmt"
+    before = files_below(path)
+    words = ["import", str(large), "--name", "large", "--json"]
+    code, out, err = stopped(words, path, signal.SIGINT, before=before)
+    assert (code, err) == (130, "")
+    assert json.loads(out)["error"]["code"] == "interrupted"
+
+
+def test_a_stopped_restore_leaves_no_directory(store: Shell, elsewhere: Path, large: Path) -> None:
+    store.ok("import", large, "--name", "large", "--effort", "fast")
+    beside = elsewhere / "beside"
+    beside.mkdir()
+    code, _, err = stopped(["restore", "large", str(beside / "out")], beside, signal.SIGINT, before=set())
+    assert code == 130, err
+    assert list(beside.iterdir()) == []
