@@ -77,8 +77,6 @@ def make_options(
     ):
         if value is not None and value not in allowed:
             raise InvalidInput(f"--{option}: {value!r} is none of {', '.join(allowed)}")
-    if how is not None and parent is None:
-        raise InvalidInput("--how says how a checkpoint continues its --parent: give that too")
     found = find_base(store, base) if base else None
     if found is not None:
         _check_base(store, found, progress)
@@ -112,8 +110,11 @@ def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress)
     """Take in every checkpoint of a plan; one that fails does not keep the others from being taken.
 
     Raises:
+        InvalidInput: `how` is stated, and no checkpoint has a parent that it could be said of.
         CkptfmtError: the only one of a plan failed.
     """
+    if options.how and options.parent is None and not any(each.parent for each in plan.checkpoints):
+        raise InvalidInput("--how says how a checkpoint goes on from its --parent: give that too")
     reports: list[CheckpointReport] = []
     failed: list[FailedPart] = []
     done: dict[str, str] = {}

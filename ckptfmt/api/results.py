@@ -238,6 +238,24 @@ class Bound(msgspec.Struct, frozen=True):
     evidence: str
 
 
+class MergeReport(msgspec.Struct, frozen=True):
+    """What a merge wrote. `adapters` are `<manifest>:<adapter>` in the order they were merged."""
+
+    out: str
+    root: str
+    base: str
+    base_root: str
+    binding: Binding
+    evidence: str
+    trained_on: str | None
+    stages: int
+    adapters: tuple[str, ...]
+    tensors_changed: int
+    bytes: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
 class StoragePlan(msgspec.Struct, frozen=True):
     """What a way of keeping the store's stages would take, in bytes."""
 

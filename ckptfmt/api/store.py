@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,6 +18,7 @@ from ckptfmt.api.results import (
     ImportPlan,
     ImportReport,
     Log,
+    MergeReport,
     RefChanged,
     RefRow,
     RestoreReport,
@@ -306,6 +309,68 @@ class Store:
     def rollback(self, name: str) -> RefChanged:
         """Return a ref to an earlier generation, named as `ref@3`."""
         return naming.rollback(self._engine, name)
+
+    def merge(
+        self,
+        name: str,
+        out: str | os.PathLike[str],
+        *,
+        dtype: str | None = None,
+        device: str = "cpu",
+        how: How | None = None,
+        adapters: Mapping[str, float] | None = None,
+        progress: Progress = SILENT,
+    ) -> MergeReport:
+        """Materialize base and adapters along the lineage of `name` into a Hugging Face directory `out`.
+
+        Args:
+            name: the checkpoint.
+            out: a directory that does not exist or is empty; it appears whole, once every base tensor was proven.
+            dtype: bf16, fp16 or fp32: what the base is cast to before it is merged; None keeps its own.
+            device: "cpu" or "cuda".
+            how: how stages go on from each other, where their manifests do not say.
+            adapters: which of the checkpoint's adapters, with weights; None for its only one, or `default`.
+            progress: told of the bytes written; may raise to cancel.
+
+        Raises:
+            MergeError: it cannot be merged; said before any work.
+            IntegrityError: no binding, or a gap in the chain of stages.
+            BaseMismatch: the base is not the recorded one; nothing appears.
+        """
+        from ckptfmt.api import merging  # noqa: PLC0415 - it loads torch
+
+        return merging.merge_ref(
+            self._engine,
+            name,
+            os.fspath(out),
+            dtype=dtype,
+            device=device,
+            how=how,
+            adapters=adapters,
+            progress=progress,
+        )
+
+    @contextmanager
+    def materialized(
+        self,
+        name: str,
+        *,
+        dtype: str | None = None,
+        device: str = "cpu",
+        how: How | None = None,
+        adapters: Mapping[str, float] | None = None,
+        progress: Progress = SILENT,
+    ) -> Iterator[str]:
+        """A merged Hugging Face directory for as long as the block runs, shared by all who ask for the same.
+
+        It is gone afterwards: at the end of the last block that uses it, or, after a kill, with the next command.
+        """
+        from ckptfmt.api import merging  # noqa: PLC0415 - it loads torch
+
+        with merging.materialize(
+            self._engine, name, dtype=dtype, device=device, how=how, adapters=adapters, progress=progress
+        ) as path:
+            yield path
 
 
 def _plan(path: str | os.PathLike[str], name: str, parent: str | None, stage: int | None) -> Plan:

@@ -17,7 +17,10 @@ Role = Literal["model", "adapter", "optimizer", "state"]
 
 Container = Literal["safetensors", "torch-zip", "opaque"]
 Binding = Literal["recorded", "proven", "stated", "none"]
-How = Literal["continue", "stack"]
+How = Literal["continue", "stack", "parent-only"]
+"""How a stage goes on from its parent: it trained the parent's adapter further; a new one on the merged parent; or a
+new one on the base merged with the parent's own adapter alone, whatever the parent was trained on."""
+
 
 MANIFEST_TAG: Final = "ckptfmt/manifest"
 BASE_TAG: Final = "ckptfmt/base"

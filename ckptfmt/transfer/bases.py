@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -21,7 +22,7 @@ from ckptfmt.transfer.build import Content, build_record, root_of
 from ckptfmt.transfer.importing import attributes_of
 from ckptfmt.transfer.reading import ReadCheckpoint, hash_content, read_walked, take_content
 from ckptfmt.transfer.stream import FileStream
-from ckptfmt.transfer.walk import Walked, same_still, walk
+from ckptfmt.transfer.walk import Walked, same_still, walk, walk_files
 from ckptfmt.transfer.writing import Written, storing
 
 Keep = Literal["copy", "reference"]
@@ -103,19 +104,21 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
     _remember(store, walked, content)
 
     def make(newest: Generation | None) -> Generation | None:
-        same = newest is not None and (newest.target, newest.origin, newest.keep) == (digest, source.path, keep)
+        same = newest is not None and (newest.target, newest.origin, newest.keep) == (digest, walked.root, keep)
         if same:
             return None
         return structs.replace(
-            draft(digest, "base add"), origin=source.path, keep=keep, attributes=attributes_of(walked)
+            draft(digest, "base add"), origin=walked.root, keep=keep, attributes=attributes_of(walked)
         )
 
     generation = store.refs.append(BASES + name, make) or store.refs.current(BASES + name)
     return Base(name, generation, digest, store.record(digest))
 
 
-def _copy(store: Store, checkpoint: ReadCheckpoint, progress: Progress) -> tuple[Content, int]:
-    """Take a base's files into the store; the bytes that its new shards take."""
+def _copy(
+    store: Store, checkpoint: ReadCheckpoint, progress: Progress, check: Callable[[Content], None] | None = None
+) -> tuple[Content, int]:
+    """Take a base's files into the store, unless `check` raises; the bytes that its new shards take."""
     written = Written(store)
     with (
         ThreadPoolExecutor(1, "sha256") as sha_pool,
@@ -198,7 +201,7 @@ def _tensor_differences(record: BaseRecord, file: File, path: str, progress: Pro
     index = record.files.index(file)
     recorded = {tensor.key or tensor.name: tensor for tensor in record.tensors if tensor.file == index}
     try:
-        checkpoint = read_walked(walk(path), os.path.basename(path))
+        checkpoint = read_walked(walk_files(place, [file.path]), os.path.basename(place))
         content = hash_content(checkpoint, progress)
     except CkptfmtError:
         return []
@@ -222,20 +225,22 @@ def keep_base(store: Store, base: Base, *, progress: Progress) -> int:
         BaseMismatch: its files are gone, or are not what was recorded; nothing is kept then.
     """
     place = base_place(store, base)
-    walked = walk(place)
-    recorded = {file.path for file in base.record.files}
-    checkpoint = read_walked(walked.below("", recorded), os.path.basename(place))
+    recorded = {file.path: file.sha256 for file in base.record.files}
+
+    def check(content: Content) -> None:
+        found = {file.path: file.sha256 for file in content.files}
+        differing = tuple(path for path, sha256 in recorded.items() if found.get(path) != sha256)
+        if differing:
+            raise BaseMismatch(
+                f"base {base.name!r} is not what was recorded: {', '.join(differing[:_SHOWN])} differ",
+                tensors=differing,
+                hint=f"ckptfmt base verify {base.name} --full",
+            )
+
+    checkpoint = read_walked(walk_files(place, recorded), os.path.basename(place))
     progress.begin(f"keep base {base.name}", sum(file.size for file in base.record.files))
-    content, size = _copy(store, checkpoint, progress)
+    _, size = _copy(store, checkpoint, progress, check)
     progress.end()
-    found = {file.path: file.sha256 for file in content.files}
-    differing = tuple(file.path for file in base.record.files if found.get(file.path) != file.sha256)
-    if differing:
-        raise BaseMismatch(
-            f"base {base.name!r} is not what was recorded: {', '.join(differing[:_SHOWN])} differ",
-            tensors=differing,
-            hint=f"ckptfmt base verify {base.name} --full",
-        )
     store.refs.append(
         BASES + base.name,
         lambda newest: (

@@ -140,7 +140,13 @@ def _outside(store: Store, base: Base | None) -> BaseFiles | None:
 
 def _lineage(options: Options, reading: Reading) -> Lineage | None:
     stage = options.stage if options.stage is not None else reading.stage
-    lineage = Lineage(parent=options.parent, stage=stage, how=options.how, dtype=options.dtype)
+    linked = options.parent is not None
+    lineage = Lineage(
+        parent=options.parent,
+        stage=stage,
+        how=options.how if linked else None,
+        dtype=options.dtype if linked else None,
+    )
     return None if lineage == Lineage() else lineage
 
 

@@ -31,7 +31,7 @@ ckptfmt import ./stage-2 --name runs/exp1/stage-2 --parent runs/exp1/stage-1 --h
 @click.option("--base", type=BASE, metavar="NAME", help="The base it was made from.")
 @click.option("--parent", type=REF, metavar="REF", help="The checkpoint it was trained from.")
 @click.option("--stage", type=click.IntRange(min=0), help="Its number in a lineage. [default: what its name says]")
-@click.option("--how", type=click.Choice(["continue", "stack"]), help="How it builds on its parent's adapter.")
+@click.option("--how", type=click.Choice(["continue", "stack", "parent-only"]), help="How it goes on from its parent.")
 @click.option(
     "--stage-dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="What the weights were held in between stages."
 )
@@ -53,7 +53,7 @@ def command(  # noqa: PLR0917 - click calls it by name
     base: str | None,
     parent: str | None,
     stage: int | None,
-    how: Literal["continue", "stack"] | None,
+    how: Literal["continue", "stack", "parent-only"] | None,
     stage_dtype: str | None,
     effort: Literal["fast", "balanced", "max"],
     jobs: int | None,

@@ -1,0 +1,98 @@
+"""The verbs that merge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from ckptfmt.api.results import MergeReport
+from ckptfmt.errors import InvalidInput
+from ckptfmt.format.manifest import How
+from ckptfmt.merge.materialize import DIRECTORY, key_of, materialized, sweep
+from ckptfmt.merge.run import Merged, Prepared, Request, merge, prepare
+from ckptfmt.progress import Progress
+from ckptfmt.store.store import Store
+
+
+def merge_ref(
+    store: Store,
+    name: str,
+    target: str,
+    *,
+    dtype: str | None,
+    device: str,
+    how: How | None,
+    adapters: Mapping[str, float] | None,
+    progress: Progress,
+) -> MergeReport:
+    """Merge a checkpoint into a directory that does not exist or is empty."""
+    prepared = _prepare(store, name, dtype=dtype, device=device, how=how, adapters=adapters)
+    return _report(prepared, merge(prepared, target, progress=progress))
+
+
+def _prepare(
+    store: Store,
+    name: str,
+    *,
+    dtype: str | None,
+    device: str,
+    how: How | None,
+    adapters: Mapping[str, float] | None,
+) -> Prepared:
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device: {device!r} is neither cpu nor cuda")
+    kept = None if dtype in (None, "keep") else dtype
+    return prepare(store, Request(name, kept, device, how, adapters))
+
+
+def _report(prepared: Prepared, merged: Merged) -> MergeReport:
+    record = merged.record
+    return MergeReport(
+        out=merged.path,
+        root=record["root"],
+        base=prepared.recipe.base.name,
+        base_root=prepared.recipe.base.root,
+        binding=prepared.recipe.base.binding,
+        evidence=prepared.recipe.base.evidence,
+        trained_on=prepared.recipe.trained_on,
+        stages=prepared.recipe.stages,
+        adapters=tuple(f"{item.manifest}:{item.adapter.name}" for item in prepared.recipe.ingredients),
+        tensors_changed=len(prepared.plan.changed),
+        bytes=merged.bytes,
+        seconds=merged.seconds,
+        notes=prepared.plan.notes,
+    )
+
+
+@contextmanager
+def materialize(
+    store: Store,
+    name: str,
+    *,
+    dtype: str | None,
+    device: str,
+    how: How | None,
+    adapters: Mapping[str, float] | None,
+    progress: Progress,
+) -> Iterator[str]:
+    """A merged model for as long as the block runs."""
+    prepared = _prepare(store, name, dtype=dtype, device=device, how=how, adapters=adapters)
+    recipe = prepared.recipe
+    key = key_of(
+        [
+            recipe.base.root,
+            [[item.adapter.digest, item.weight, item.dtype] for item in recipe.ingredients],
+            [dtype, device, prepared.own.layout],
+            sorted((file.path, file.sha256) for file in prepared.own.files),
+        ]
+    )
+    top = os.path.join(store.path or "", DIRECTORY)
+    with materialized(top, key, lambda path: merge(prepared, path, progress=progress)) as model:
+        yield model
+
+
+def sweep_materialized(store: Store) -> None:
+    """Remove temporary models that a killed process left."""
+    if store.path and os.path.isdir(os.path.join(store.path, DIRECTORY)):
+        sweep(os.path.join(store.path, DIRECTORY))
