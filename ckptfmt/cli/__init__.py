@@ -5,14 +5,21 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
+from ckptfmt.errors import EXIT_CODES
+
+__all__ = ["main"]
+
 
 def main() -> NoReturn:
     """Run the words of this process's command line, and end it with the exit code they earned."""
-    from ckptfmt.cli.app import run
-    from ckptfmt.cli.signals import interruptible
+    try:
+        from ckptfmt.cli.signals import interruptible
 
-    interruptible()
-    sys.exit(run(sys.argv[1:]))
+        interruptible()
+        from ckptfmt.cli.app import run
 
-
-__all__ = ["main"]
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # Before the boundary of `run` stood, or while it told of something else.
+        sys.stderr.write("ckptfmt: error: interrupted; nothing half-published [interrupted]\n")
+        code = EXIT_CODES["interrupted"]
+    sys.exit(code)

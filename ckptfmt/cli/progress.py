@@ -21,6 +21,9 @@ PATIENCE_SECONDS: Final = 1.0
 _REDRAW_SECONDS: Final = 0.1
 _RATE_SECONDS: Final = 5.0
 _BAR_COLUMNS: Final = 20
+_ROOM_FOR_BAR: Final = 100
+_SIZE_COLUMNS: Final = len("999.9 MB")
+_LEAST_LABEL: Final = 8
 _CLEAR: Final = "\r\x1b[K"
 
 
@@ -87,25 +90,21 @@ class TerminalProgress:
         self._on_screen = True
 
     def _line(self, room: int) -> str:
+        """The line, at most `room` columns. Fields keep their widths, so that only digits move."""
         (first, before), (last, done) = self._samples[0], self._samples[-1]
         rate = (done - before) / (last - first) if last > first else 0.0
-        parts = [size(self._done)]
-        bar = ""
+        numbers = f"{size(self._done):>{_SIZE_COLUMNS}}"
         if self._total:
             share = min(self._done / self._total, 1.0)
             filled = int(share * _BAR_COLUMNS)
-            bar = f"[{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}] {share:4.0%}  "
-            parts[0] += f" of {size(self._total)}"
-        if rate > 0:
-            parts.append(f"{size(int(rate))}/s")
-            if self._total and self._done < self._total:
-                parts.append(f"{duration((self._total - self._done) / rate)} left")
-        numbers = bar + "  ".join(parts)
+            bar = f"[{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}] " if room >= _ROOM_FOR_BAR else ""
+            numbers = f"{bar}{share:4.0%}  {numbers} of {size(self._total)}"
+        numbers += f"  {size(int(rate)):>{_SIZE_COLUMNS}}/s"
+        if self._total and rate > 0:
+            numbers += f"  {duration((self._total - self._done) / rate):>{_SIZE_COLUMNS}} left"
         spare = room - len(numbers) - 2
-        label = self._label
-        if len(label) > spare:
-            label = f"...{label[3 - spare :]}" if spare > 8 else ""
-        return (f"{label}  {numbers}" if label else numbers)[:room]
+        label = self._label if len(self._label) <= spare else f"...{self._label[3 - spare :]}"
+        return (f"{label}  {numbers}" if spare >= _LEAST_LABEL else numbers)[:room]
 
     def _put(self, text: str) -> None:
         try:

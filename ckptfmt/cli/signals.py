@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first stops the work in order, the third stops the process."""
+"""Ctrl-C, SIGTERM and a terminal that closes: the first stops the work in order, the third stops the process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ _received = 0
 
 
 def interruptible() -> None:
-    """Make SIGTERM and SIGINT raise `KeyboardInterrupt` once. What they interrupt removes what it has begun."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    """Make these signals raise `KeyboardInterrupt` once. What they interrupt removes what it has begun.
+
+    Those that this process was started to ignore (by `nohup`, or behind a shell's back) stay ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

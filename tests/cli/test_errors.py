@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -212,6 +213,18 @@ def test_a_reader_that_is_gone_is_no_error(store: Shell) -> None:
     os.close(writer)
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_a_name_that_is_no_text_is_told_and_stops_nothing(store: Shell, elsewhere: Path) -> None:
+    words = [b"import", b"./bad\xffname", b"--name", b"x"]
+    command = [os.fsencode(sys.executable), b"-c", b"from ckptfmt.cli import main; main()"]
+    done = subprocess.run([*command, *words], check=False, capture_output=True)
+    assert done.returncode == 1
+    assert b"bad\\udcffname" in done.stderr
+    assert b"[not-found]" in done.stderr
+    done = subprocess.run([*command, *words, b"--json"], check=False, capture_output=True)
+    assert done.returncode == 1
+    assert "bad\udcffname" in json.loads(done.stdout)["error"]["message"]
 
 
 def test_the_exit_code_tells_of_the_work_and_not_of_the_reader(store: Shell, elsewhere: Path) -> None:

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ckptfmt.cli import signals
 from tests.cli.made import Shell
 
 PROGRAM = [sys.executable, "-c", "from ckptfmt.cli import main; main()"]
+ROOT = Path(__file__).resolve().parents[2]
 MEGABYTES = 300
 
 
@@ -30,13 +32,40 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_the_first_signal_stops_and_the_third_ends(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(signals, "_received", 0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with pytest.raises(KeyboardInterrupt):
+        signals._stop(2, None)
+    signals._stop(2, None)
+    assert ended == []
+    assert "once more to stop at once" in capfd.readouterr().err
+    signals._stop(2, None)
+    assert ended == [130]
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    program = (
+        "import signal\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from ckptfmt.cli.signals import interruptible\n"
+        "interruptible()\n"
+        "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n"
+        "assert callable(signal.getsignal(signal.SIGTERM))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def files_below(store: Path) -> set[str]:
     return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
 
 
 def stopped(words: list[str], store: Path, number: signal.Signals, *, before: set[str]) -> tuple[int, str, str]:
     """Run, wait until it has begun to write below `store`, and send the signal."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

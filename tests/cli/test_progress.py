@@ -68,6 +68,26 @@ def test_long_work_shows_bytes_rate_and_time_left_on_one_line() -> None:
     assert terminal.writes[-1] == "\r\x1b[K"
 
 
+def test_a_wide_terminal_has_room_for_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    clock, terminal = Clock(), Terminal()
+    progress = TerminalProgress(terminal, clock)
+    progress.begin("runs/a", 1000)
+    clock.now += 2
+    progress.advance(500)
+    assert "runs/a  [##########..........]  50%" in terminal.writes[-1]
+
+
+def test_a_narrow_terminal_keeps_to_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    clock, terminal = Clock(), Terminal()
+    progress = TerminalProgress(terminal, clock)
+    progress.begin("runs/a", 1000)
+    clock.now += 2
+    progress.advance(500)
+    assert len(terminal.writes[-1]) == 19 + len("\r\x1b[K")
+
+
 def test_many_short_steps_are_long_work_too() -> None:
     clock, terminal = Clock(), Terminal()
     progress = TerminalProgress(terminal, clock)
@@ -85,7 +105,7 @@ def test_a_step_without_a_total_has_bytes_and_rate() -> None:
     progress.begin("hashing", None)
     clock.now += 2
     progress.advance(2000)
-    assert terminal.writes == ["\r\x1b[Khashing  2.0 kB  1.0 kB/s"]
+    assert terminal.writes == ["\r\x1b[Khashing    2.0 kB    1.0 kB/s"]
 
 
 def test_a_long_label_is_cut_from_the_left_and_cannot_move_the_cursor() -> None:
@@ -97,7 +117,7 @@ def test_a_long_label_is_cut_from_the_left_and_cannot_move_the_cursor() -> None:
     (drawn,) = terminal.writes
     assert "\x1b[2J" not in drawn
     assert "..." in drawn
-    assert "end  [" in drawn
+    assert "end   50%" in drawn
     assert len(drawn) <= 79 + len("\r\x1b[K")
 
 
