@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ckptfmt.api.results import MergeReport
-from ckptfmt.errors import InvalidInput
+from ckptfmt.errors import BaseMismatch, InvalidInput
 from ckptfmt.format.manifest import How
 from ckptfmt.merge.materialize import DIRECTORY, key_of, materialized, sweep
 from ckptfmt.merge.run import Merged, Prepared, Request, merge, prepare
 from ckptfmt.progress import Progress
+from ckptfmt.store.bases import places_of
 from ckptfmt.store.store import Store
+from ckptfmt.transfer.lookalike import explain
 
 
 def merge_ref(
@@ -28,7 +30,22 @@ def merge_ref(
 ) -> MergeReport:
     """Merge a checkpoint into a directory that does not exist or is empty."""
     prepared = _prepare(store, name, dtype=dtype, device=device, how=how, adapters=adapters)
-    return _report(prepared, merge(prepared, target, progress=progress))
+    with _explained(store, prepared, progress):
+        return _report(prepared, merge(prepared, target, progress=progress))
+
+
+@contextmanager
+def _explained(store: Store, prepared: Prepared, progress: Progress) -> Iterator[None]:
+    """A base that is not the recorded one: name every tensor that differs, and the base that it is instead."""
+    try:
+        yield
+    except BaseMismatch as error:
+        link = prepared.recipe.base
+        for place in places_of(store, link.record):
+            explained = explain(store, link.name, store.record(link.record), place, progress)
+            if explained is not None:
+                raise explained from error
+        raise
 
 
 def _prepare(
@@ -88,7 +105,12 @@ def materialize(
         ]
     )
     top = os.path.join(store.path or "", DIRECTORY)
-    with materialized(top, key, lambda path: merge(prepared, path, progress=progress)) as model:
+
+    def make(path: str) -> None:
+        with _explained(store, prepared, progress):
+            merge(prepared, path, progress=progress)
+
+    with materialized(top, key, make) as model:
         yield model
 
 
