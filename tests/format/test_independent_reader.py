@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from ckptfmt.encodings import Effort
+from ckptfmt.encodings import Effort, encoding_named
 from ckptfmt.format.check import check_document
 from ckptfmt.progress import SILENT
 from ckptfmt.store.store import init_store
 from ckptfmt.transfer.importing import Options, import_walked
 from ckptfmt.transfer.walk import walk
 from tests import independent_reader
+from tests.encodings.special import ELEMENTS, frames
 from tests.format.golden.make import digests_below, write_checkpoint
 
 
@@ -61,6 +64,17 @@ def test_fixtures_come_back(write: Callable[[Path], object], tmp_path: Path, mon
         independent_reader.restore(tmp_path / effort, "runs/it", tmp_path / f"{effort}-restored")
         assert digests_below(tmp_path / f"{effort}-restored") == digests_below(directory)
     assert len(ids) == 1
+
+
+@pytest.mark.parametrize("element", ELEMENTS, ids=str)
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_it_decodes_what_we_encode(data: st.DataObject, element: str | None) -> None:
+    frame = data.draw(frames(element))
+    for name, decode in independent_reader.ENCODINGS.items():
+        stored = encoding_named(name).encode(frame, element) if frame else None
+        if stored is not None:
+            assert decode(bytes(stored), len(frame), element) == frame
 
 
 def test_it_imports_nothing_of_the_package() -> None:
