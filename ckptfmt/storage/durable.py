@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ Result = TypeVar("Result")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _WRITEBACK_BYTES: Final = 64 << 20
+_UNIQUE_NAME: Final = re.compile(r"[0-9]+-[0-9a-f]{32}")
 
 
 class Observer(Protocol):
@@ -202,8 +204,8 @@ class WriteFile:
             os.close(descriptor)
 
 
-def make_directories(path: str) -> None:
-    """Make `path` and what it needs above it; each new name is durable before this returns."""
+def make_directories(path: str) -> list[str]:
+    """Make `path` and what it needs above it, and return what was made; each new name is durable before this returns."""
     missing = []
     while path and not os.path.isdir(path):
         missing.append(path)
@@ -215,11 +217,17 @@ def make_directories(path: str) -> None:
             if not os.path.isdir(directory):
                 raise
         fsync_directory(os.path.dirname(directory) or ".")
+    return missing
 
 
 def unique_name() -> str:
     """A name that no other process, host or thread uses: for temporary files."""
     return f"{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def is_unique_name(name: str) -> bool:
+    """Tell whether `name` is one that `unique_name` gives."""
+    return _UNIQUE_NAME.fullmatch(name) is not None
 
 
 def remove_tree(path: str) -> None:

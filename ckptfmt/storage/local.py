@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ckptfmt.digest import Buffer
@@ -47,6 +47,8 @@ class LocalStorage:
     def _read(self, key: str, offset: int, length: int) -> bytes:
         descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
         try:
+            # No more than there is: room for what is asked is taken before anything is read.
+            length = min(length, max(os.fstat(descriptor).st_size - offset, 0))
             data = os.pread(descriptor, length, offset)
             while len(data) < length:
                 more = os.pread(descriptor, length - len(data), offset + len(data))
@@ -125,6 +127,13 @@ class LocalStorage:
         with durable.storage_errors(self.root):
             return LocalUpload(self, self._temporary_path(), reserve)
 
+    def settle(self, keys: Iterable[str]) -> None:
+        """See `Storage.settle`."""
+        for directory in sorted({os.path.dirname(key) for key in keys}):
+            with durable.storage_errors(self.path(directory)):
+                self.directory_for(f"{directory}/x")
+                durable.fsync_directory(self.path(directory))
+
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Storage.list`."""
         with durable.storage_errors(self.path(prefix)):
@@ -177,11 +186,17 @@ class LocalStorage:
         return path
 
     def directory_for(self, key: str) -> None:
-        """Make the directory that `key` lies in."""
+        """Make the directory that `key` lies in. Those that somebody else made may not be durable: they are now."""
         directory = os.path.dirname(self.path(key))
-        if directory not in self._known_directories or not os.path.isdir(directory):
-            durable.make_directories(directory)
+        if directory in self._known_directories and os.path.isdir(directory):
+            return
+        made = durable.make_directories(directory)
+        while directory != self.root and directory not in self._known_directories:
+            above = os.path.dirname(directory)
+            if directory not in made:
+                durable.fsync_directory(above)
             self._known_directories.add(directory)
+            directory = above
 
 
 class LocalUpload:
@@ -193,8 +208,11 @@ class LocalUpload:
         self._reserve = reserve
         self._file = durable.WriteFile(path)
         self._open = True
-        if reserve:
+        try:
             self._file.write(bytes(reserve))
+        except BaseException:
+            self.abort()
+            raise
 
     def write(self, data: Buffer) -> None:
         """See `Upload.write`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ckptfmt.digest import Buffer
 from ckptfmt.errors import NotFound
@@ -48,6 +48,9 @@ class MemoryStorage:
     def upload(self, reserve: int) -> MemoryUpload:
         """See `Storage.upload`."""
         return MemoryUpload(self, reserve)
+
+    def settle(self, keys: Iterable[str]) -> None:
+        """See `Storage.settle`."""
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Storage.list`."""

@@ -5,7 +5,7 @@ Keys are relative paths with '/', of `[A-Za-z0-9._,-]` parts, none of them empty
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,6 +62,10 @@ class Storage(Protocol):
 
     def upload(self, reserve: int) -> Upload:
         """Begin a large value whose first `reserve` bytes are written last."""
+        ...
+
+    def settle(self, keys: Iterable[str]) -> None:
+        """Make keys that are there durable: who put one may have been stopped before its name was."""
         ...
 
     def list(self, prefix: str) -> Iterator[Listed]:

@@ -19,7 +19,7 @@ from ckptfmt.format.refs import Generation, Pin
 from ckptfmt.storage.machine import host_name
 from ckptfmt.store.objects import OutsideObjects
 from ckptfmt.store.refs import utc_now
-from ckptfmt.store.shards import read_shard_header
+from ckptfmt.store.shards import read_shard_header, shard_key
 from ckptfmt.store.store import Store
 
 _PASSES = 5
@@ -39,6 +39,11 @@ def pinned(store: Store, manifest: str) -> Iterator[None]:
 
 def missing_objects(store: Store, objects: dict[str, int], outside: OutsideObjects | None) -> dict[str, int]:
     """Those of `objects` that neither a shard's own header, read now, nor the base outside holds."""
+    return _look(store, objects, outside)[0]
+
+
+def _look(store: Store, objects: dict[str, int], outside: OutsideObjects | None) -> tuple[dict[str, int], list[str]]:
+    """What is missing, and the shards that hold the rest."""
     catalog = store.catalog()
     copies = catalog.find_many(objects)
     missing = {digest: length for digest, length in objects.items() if digest not in copies}
@@ -50,9 +55,47 @@ def missing_objects(store: Store, objects: dict[str, int], outside: OutsideObjec
             present = {item.digest for item in read_shard_header(store.storage, shard)}
         except CkptfmtError:
             present = set()
+        if digests - present:
             catalog.forget_shard(shard)
         missing.update((digest, objects[digest]) for digest in digests - present)
-    return {digest: length for digest, length in missing.items() if outside is None or not outside.has(digest)}
+    missing = {digest: length for digest, length in missing.items() if outside is None or not outside.has(digest)}
+    return missing, list(wanted)
+
+
+def confirm(
+    store: Store,
+    objects: dict[str, int],
+    name: str,
+    *,
+    outside: OutsideObjects | None,
+    again: Callable[[frozenset[str]], object],
+) -> None:
+    """Make sure, on the file system and not in the catalog, that all objects of a document are there and durable.
+
+    Args:
+        store: where.
+        objects: what is needed.
+        name: what to call the document in errors.
+        outside: the objects of a referenced base.
+        again: writes objects that a dedup relied on and that are gone meanwhile.
+
+    Raises:
+        IncompleteStore: objects go on vanishing.
+    """
+    for attempt in range(_PASSES):
+        missing, shards = _look(store, objects, outside)
+        if missing:
+            store.catalog(refresh=True)
+            missing, shards = _look(store, objects, outside)
+        if not missing:
+            # A shard that is seen is not durable yet: whoever wrote it may have been stopped before its name was.
+            store.storage.settle(map(shard_key, shards))
+            return
+        if attempt < _PASSES - 1:
+            again(frozenset(missing))
+    raise IncompleteStore(
+        f"{len(missing)} objects of {name!r} vanish again and again", digest=next(iter(missing)), hint="ckptfmt fsck"
+    )
 
 
 def publish(
@@ -83,19 +126,6 @@ def publish(
     objects = objects_of(manifest)
     digest = store.put_manifest(manifest)
     with pinned(store, digest):
-        for _ in range(_PASSES):
-            missing = missing_objects(store, objects, outside)
-            if not missing:
-                break
-            store.catalog(refresh=True)
-            missing = missing_objects(store, objects, outside)
-            if not missing:
-                break
-            again(frozenset(missing))
-        else:
-            first = next(iter(missing))
-            raise IncompleteStore(
-                f"{len(missing)} objects of {name!r} vanish again and again", digest=first, hint="ckptfmt fsck"
-            )
+        confirm(store, objects, name, outside=outside, again=again)
         generation = store.refs.append(name, lambda newest: make(digest, newest))
     return digest, generation or store.refs.newest(name)

@@ -134,6 +134,8 @@ class Refs:
             newest = self.newest(name)
             draft = make(newest)
             if draft is None:
+                if newest is not None:
+                    self._storage.settle([_key(name, newest.number)])
                 return None
             generation = _numbered(draft, name, newest)
             if self._storage.put_if_absent(_key(name, generation.number), documents.seal(generation)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from typing import Final, TypeVar
 
@@ -15,7 +15,7 @@ from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.manifest import BaseRecord, Manifest
 from ckptfmt.format.refs import Generation, StoreDocument, check_name
 from ckptfmt.storage import durable
-from ckptfmt.storage.local import LocalStorage
+from ckptfmt.storage.local import TEMPORARY, LocalStorage
 from ckptfmt.storage.protocol import Storage
 from ckptfmt.store.catalog import Catalog, catalog_path
 from ckptfmt.store.objects import Objects, OutsideObjects
@@ -112,19 +112,20 @@ class Store:
 
     def put_manifest(self, manifest: Manifest) -> str:
         """Make a manifest durable and return its id."""
-        data = documents.encode(manifest)
+        return self._put(documents.encode(manifest), manifest_key)
+
+    def _put(self, data: bytes, key_of: Callable[[str], str]) -> str:
         digest = digest_of(data)
-        if self.storage.size(manifest_key(digest)) != len(data):
-            self.storage.put(manifest_key(digest), data)
+        key = key_of(digest)
+        if self.storage.size(key) == len(data) and self.storage.read(key, 0, len(data)) == data:
+            self.storage.settle([key])
+        else:
+            self.storage.put(key, data)
         return digest
 
     def put_record(self, record: BaseRecord) -> str:
         """Make a base record durable and return its digest."""
-        data = documents.encode(record)
-        digest = digest_of(data)
-        if self.storage.size(record_key(digest)) != len(data):
-            self.storage.put(record_key(digest), data)
-        return digest
+        return self._put(documents.encode(record), record_key)
 
     def manifest_ids(self, prefix: str = "") -> Iterator[str]:
         """Ids of all manifests that begin with `prefix` (of at least two digits, or '')."""
@@ -187,16 +188,35 @@ def init_store(path: str) -> Store:
     """
     path = os.path.abspath(path)
     with durable.storage_errors(path):
-        if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        if os.path.lexists(path) and (not os.path.isdir(path) or _is_occupied(path)):
             if os.path.exists(f"{path}/{DOCUMENT}"):
                 raise Conflict(f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {path}")
             raise Conflict(f"{path} exists and is not empty", code="target-exists", hint="choose another directory")
-        durable.make_directories(path)
+        if path not in durable.make_directories(path):
+            _settle_name(path)
     storage = LocalStorage(path)
     document = StoreDocument(version=FORMAT_VERSION, store_id=uuid.uuid4().hex, hash="blake3-256", created=utc_now())
     if not storage.put_if_absent(DOCUMENT, documents.seal(document)):
         raise Conflict(f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {path}")
     return Store(storage, document, path)
+
+
+def _is_occupied(path: str) -> bool:
+    """Tell whether a directory holds anything but what an `init` that was stopped leaves: temporary files."""
+    if set(os.listdir(path)) - {TEMPORARY}:
+        return True
+    temporary = f"{path}/{TEMPORARY}"
+    return os.path.lexists(temporary) and (
+        not os.path.isdir(temporary) or not all(map(durable.is_unique_name, os.listdir(temporary)))
+    )
+
+
+def _settle_name(path: str) -> None:
+    """Make the name of a directory durable that somebody else made, perhaps just before they were stopped."""
+    try:
+        durable.fsync_directory(os.path.dirname(path))
+    except PermissionError:
+        return  # Then it was there before anybody without that permission came.
 
 
 def open_store(path: str) -> Store:

@@ -1,0 +1,25 @@
+"""Where the fault tests work: in memory where the machine has a directory for that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory on a fast file system, with a cache directory of its own."""
+    memory = "/dev/shm"
+    if os.path.isdir(memory) and os.access(memory, os.W_OK):
+        directory = Path(tempfile.mkdtemp(prefix="ckptfmt-test-", dir=memory))
+    else:
+        directory = tmp_path / "quick"
+        directory.mkdir()
+    monkeypatch.setenv("CKPTFMT_CACHE", str(directory / "cache"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,220 @@
+"""A disk that loses power: which states may be there afterwards, after a log of calls.
+
+POSIX at its least: what a file holds is certain once it was synced, and a name once its directory was. Until then any
+part of either may be there: data lost, cut off in the middle or zeros; each change of a name done or not done.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ckptfmt.digest import digest_of
+from tests.faults.seam import Event
+
+Fate = Literal["all", "none", "torn early", "torn", "torn late", "zeros"]
+FATES: tuple[Fate, ...] = ("all", "none", "torn early", "torn", "torn late", "zeros")
+
+State = dict[str, bytes | None]
+"""Files (and links, as `-> text`) by relative path; directories are None."""
+
+MANY = 6
+_UNIQUE = re.compile(r"\d+-[0-9a-f]{32}")
+
+
+@dataclass
+class File:
+    data: bytes = b""
+    synced: bytes = b""
+
+    def after(self, fate: Fate) -> bytes:
+        if self.data == self.synced or fate == "all":
+            return self.data
+        if fate == "none":
+            return self.synced
+        if fate == "zeros":
+            return self.synced.ljust(len(self.data), b"\0")
+        new = len(self.data) - len(self.synced)
+        return self.data[: len(self.synced) + {"torn early": 1, "torn": new // 2, "torn late": new - 1}[fate]]
+
+
+@dataclass
+class Directory:
+    entries: dict[str, int] = field(default_factory=dict)
+    synced: dict[str, int] = field(default_factory=dict)
+    pending: list[tuple[str, int | None]] = field(default_factory=list)
+
+    def set(self, name: str, node: int | None) -> None:
+        if node is None:
+            del self.entries[name]
+        else:
+            self.entries[name] = node
+        self.pending.append((name, node))
+
+    def sync(self) -> None:
+        self.synced = dict(self.entries)
+        self.pending.clear()
+
+    def after(self, applied: frozenset[int]) -> dict[str, int]:
+        found = dict(self.synced)
+        for index, (name, node) in enumerate(self.pending):
+            if index in applied:
+                if node is None:
+                    found.pop(name, None)
+                else:
+                    found[name] = node
+        return found
+
+
+class Disk:
+    """What lies below `root`, as it is seen and as it is certain."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self.nodes: dict[int, File | Directory | str] = {}
+        self.top = self._load(root)
+
+    def _add(self, node: File | Directory | str) -> int:
+        number = len(self.nodes)
+        self.nodes[number] = node
+        return number
+
+    def _load(self, path: Path) -> int:
+        if path.is_symlink():
+            return self._add(str(path.readlink()))
+        if path.is_dir():
+            entries = {entry.name: self._load(entry) for entry in sorted(path.iterdir())}
+            return self._add(Directory(entries, dict(entries)))
+        data = path.read_bytes()
+        return self._add(File(data, data))
+
+    def _directory(self, path: str) -> Directory:
+        node: File | Directory | str = self.nodes[self.top]
+        for part in [part for part in os.path.relpath(path, self.root).split("/") if part != "."]:
+            assert isinstance(node, Directory)
+            node = self.nodes[node.entries[part]]
+        assert isinstance(node, Directory)
+        return node
+
+    def _parent(self, path: str) -> tuple[Directory, str]:
+        return self._directory(os.path.dirname(path)), os.path.basename(path)
+
+    def _file(self, path: str) -> File:
+        parent, name = self._parent(path)
+        node = self.nodes[parent.entries[name]]
+        assert isinstance(node, File)
+        return node
+
+    def play(self, event: Event) -> None:
+        """Make one call."""
+        call, path = event.call, event.path
+        if call in ("chmod", "set_mtime"):
+            return
+        if call in ("write", "pwrite"):
+            file = self._file(path)
+            head = file.data[: event.offset].ljust(event.offset, b"\0")
+            file.data = head + event.data + file.data[event.offset + len(event.data) :]
+        elif call == "fsync":
+            file = self._file(path)
+            file.synced = file.data
+        elif call == "fsync_directory":
+            self._directory(path).sync()
+        elif call in ("create", "mkdir", "symlink"):
+            made: File | Directory | str = {"create": File(), "mkdir": Directory(), "symlink": event.other}[call]
+            parent, name = self._parent(path)
+            parent.set(name, self._add(made))
+        elif call in ("unlink", "rmdir"):
+            parent, name = self._parent(path)
+            parent.set(name, None)
+        elif call in ("rename", "link"):
+            parent, name = self._parent(path)
+            target, target_name = self._parent(event.other)
+            node = parent.entries[name]
+            if call == "rename":
+                parent.set(name, None)
+            target.set(target_name, node)
+        else:
+            raise AssertionError(f"a call that the model does not know: {call}")
+
+    def seen(self) -> State:
+        """What a process sees, and what there is when nothing is lost."""
+        everything = {number: frozenset(range(99)) for number in self.nodes}
+        return self._state(everything, dict.fromkeys(self.nodes, "all"))
+
+    def states(self) -> Iterator[State]:
+        """States that power loss may leave now."""
+        places = [
+            (number, index)
+            for number, node in self.nodes.items()
+            if isinstance(node, Directory)
+            for index in range(len(node.pending))
+        ]
+        dirty = [n for n, node in self.nodes.items() if isinstance(node, File) and node.data != node.synced]
+        for applied in _choices(places):
+            by_node: dict[int, set[int]] = {}
+            for number, index in applied:
+                by_node.setdefault(number, set()).add(index)
+            names = {number: frozenset(indexes) for number, indexes in by_node.items()}
+            for fate in FATES if dirty else FATES[:1]:
+                yield self._state(names, dict.fromkeys(dirty, fate))
+
+    def _state(self, applied: dict[int, frozenset[int]], fates: dict[int, Fate]) -> State:
+        state: State = {}
+
+        def visit(number: int, path: str) -> None:
+            node = self.nodes[number]
+            if isinstance(node, File):
+                state[path] = node.after(fates.get(number, "all"))
+            elif isinstance(node, str):
+                state[path] = b"-> " + node.encode()
+            else:
+                if path:
+                    state[path] = None
+                for name, child in node.after(applied.get(number, frozenset())).items():
+                    visit(child, f"{path}/{name}" if path else name)
+
+        visit(self.top, "")
+        return state
+
+
+def _choices(places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Which changes of names happened: each subset of a few; of many, all, none, each prefix, each one, all but one."""
+    if len(places) <= MANY:
+        for size in range(len(places) + 1):
+            yield from itertools.combinations(places, size)
+        return
+    yield tuple(places)
+    yield ()
+    for index, place in enumerate(places):
+        yield tuple(places[:index])
+        yield (place,)
+        yield tuple(other for other in places if other is not place)
+
+
+def canonical(state: State) -> str:
+    """One text for states that differ in the names of temporary files only."""
+    known: dict[str, str] = {}
+
+    def plain(text: str) -> str:
+        return _UNIQUE.sub(lambda found: known.setdefault(found[0], f"<{len(known)}>"), text)
+
+    lines = [f"{plain(path)} {digest_of(data) if data is not None else '/'}" for path, data in sorted(state.items())]
+    return digest_of("\n".join(lines).encode())
+
+
+def materialize(state: State, root: Path) -> None:
+    """Write a state below `root`, which does not exist."""
+    root.mkdir(parents=True)
+    for path, data in sorted(state.items()):
+        target = root / path
+        if data is None:
+            target.mkdir(exist_ok=True)
+        elif data.startswith(b"-> "):
+            target.symlink_to(data[3:].decode())
+        else:
+            target.write_bytes(data)

@@ -1,0 +1,100 @@
+"""SIGKILL before and after every mutating call of every mutating verb."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ckptfmt.storage import durable
+from ckptfmt.store import shards
+from tests.faults import seam
+from tests.faults.verbs import VERBS, Expected, Place, Verb, check_place, make_sources, run_again
+
+SIGKILLED = -9
+LEAST_POINTS = 1000
+
+
+def prepared(quick: Path, verb: Verb) -> tuple[Place, Expected]:
+    place = Place(quick / "sources", quick / "before")
+    make_sources(place.sources)
+    place.work.mkdir()
+    verb.prepare(place)
+    return place, Expected(place.sources)
+
+
+def killed_at(verb: Verb, place: Place, boundary: int) -> bool:
+    """Run the verb in a fork that is killed at a boundary; False where it ended before."""
+
+    def act() -> None:
+        with durable.observed(seam.Killer(boundary)):
+            verb.act(place)
+
+    status = seam.in_child(act)
+    assert status in (0, SIGKILLED), f"{verb.name}, boundary {boundary}: exit status {status}"
+    return status == SIGKILLED
+
+
+def calls_of(verb: Verb, place: Place) -> list[str]:
+    counter = seam.Counter()
+    with durable.observed(counter):
+        verb.act(place)
+    return counter.calls
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_a_verb_killed_anywhere(verb: Verb, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if verb.name == "import-large":
+        monkeypatch.setattr(shards, "_HELD_BYTES", 100_000)  # Spills in the middle of an object of 120,000 bytes.
+    before, expected = prepared(quick, verb)
+    boundary = 0
+    while True:
+        place = before.at(quick / "work")
+        shutil.copytree(before.work, place.work, symlinks=True)
+        alive = not killed_at(verb, place, boundary)
+        check_place(verb, place, expected, done=alive)
+        run_again(verb, place, expected)
+        shutil.rmtree(place.work)
+        if alive:
+            break
+        boundary += 1
+    assert boundary >= 2 * len(calls_of(verb, before))
+
+
+def test_the_points_are_many(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_HELD_BYTES", 100_000)
+    make_sources(quick / "sources")
+    points = 0
+    for verb in VERBS:
+        place = Place(quick / "sources", quick / verb.name)
+        place.work.mkdir()
+        verb.prepare(place)
+        points += 2 * len(calls_of(verb, place))
+    assert points >= LEAST_POINTS
+
+
+@pytest.mark.torture
+def test_a_large_import_killed_while_it_really_spills(quick: Path) -> None:
+    from tests.store import making
+
+    place = Place(quick / "sources", quick / "before")
+    making.write_small(place.sources / "large", {"a": 1, "b": 2}, elements=5 << 20)
+    verb = next(verb for verb in VERBS if verb.name == "import-large")
+    make_sources(quick / "small")
+    for name in ("first", "second", "third", "base", "bloated", "adapter", "runs"):
+        shutil.move(quick / "small" / name, place.sources / name)
+    place.work.mkdir()
+    verb.prepare(place)
+    expected = Expected(place.sources)
+    boundary = 0
+    while True:
+        work = place.at(quick / "work")
+        shutil.copytree(place.work, work.work, symlinks=True)
+        alive = not killed_at(verb, work, boundary)
+        check_place(verb, work, expected, done=alive)
+        run_again(verb, work, expected)
+        shutil.rmtree(work.work)
+        if alive:
+            break
+        boundary += 1
