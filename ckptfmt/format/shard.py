@@ -1,8 +1,8 @@
 """The shard header: a safetensors header whose `__metadata__` says how each object is stored.
 
-Every tensor is named by an object's digest; tensors named `pad-<n>` cover the bytes that belong to none: those up to
-the next multiple of 8, so that any safetensors reader can map what follows. `__metadata__[<digest>]` is that object's `Stored` as compact
-JSON.
+Every tensor is named by an object's digest; tensors named `pad-<n>` cover the bytes that belong to none: those up
+to the next multiple of 8, so that any safetensors reader can map what follows. `__metadata__[<digest>]` is that
+object's `Stored` as compact JSON.
 """
 
 from __future__ import annotations
