@@ -127,6 +127,8 @@ def _copy(
     ):
         content = take_content(checkpoint, sink, sha_pool, progress)
         same_still(checkpoint.walked, checkpoint.walked.again())
+        if check is not None:
+            check(content)
     return content, written.size
 
 
@@ -174,9 +176,11 @@ def check_base(store: Store, base: Base, place: str, *, full: bool, progress: Pr
         progress.begin(f"verify base {base.name}", sum(file.size for file in to_read))
         with ThreadPoolExecutor(1, "sha256") as pool:
             for file in to_read:
-                path = os.path.realpath(f"{place}/{file.path}")
-                if _sha256_of(path, pool, cache, progress) != file.sha256:
-                    mismatched += _tensor_differences(base.record, file, path, progress) or [file.path]
+                found = _sha256_of(os.path.realpath(f"{place}/{file.path}"), pool, cache, progress)
+                if found is None:
+                    mismatched.append(file.path)
+                elif found != file.sha256:
+                    mismatched += _tensor_differences(base.record, file, place, progress) or [file.path]
         progress.end()
     return Checked(tuple(mismatched), bool(to_read))
 
@@ -196,12 +200,12 @@ def _sha256_of(path: str, pool: ThreadPoolExecutor, cache: StatCache, progress: 
     return found
 
 
-def _tensor_differences(record: BaseRecord, file: File, path: str, progress: Progress) -> list[str]:
+def _tensor_differences(record: BaseRecord, file: File, place: str, progress: Progress) -> list[str]:
     """Names of the tensors of one file that differ; none where the file cannot be read as it was recorded."""
     index = record.files.index(file)
     recorded = {tensor.key or tensor.name: tensor for tensor in record.tensors if tensor.file == index}
     try:
-        checkpoint = read_walked(walk_files(place, [file.path]), os.path.basename(place))
+        checkpoint = read_walked(walk_files(place, [file.path], follow=True), os.path.basename(place))
         content = hash_content(checkpoint, progress)
     except CkptfmtError:
         return []

@@ -143,10 +143,10 @@ def walk(path: str) -> Walked:
         return Walked(path, tuple(entries))
 
 
-def walk_files(root: str, files: Iterable[str]) -> Walked:
+def walk_files(root: str, files: Iterable[str], *, follow: bool = False) -> Walked:
     """Look at some files below the directory `root`, and at the directories they lie in, and at nothing else.
 
-    A file that is not there is left out.
+    A file that is not there is left out. With `follow`, a link is what it leads to, wherever that is.
 
     Raises:
         UnsafeFile, FormatError, StorageError: as `walk`.
@@ -154,9 +154,11 @@ def walk_files(root: str, files: Iterable[str]) -> Walked:
     chosen = frozenset(files)
     with durable.storage_errors(root):
         entries = [
-            _entry(root, ".", os.stat(root), root) if path == "." else _look(root, path, f"{root}/{path}")
+            _entry(root, path, os.stat(f"{root}/{path}"), os.path.realpath(f"{root}/{path}"))
+            if follow or path == "."
+            else _look(root, path, f"{root}/{path}")
             for path in sorted({*chosen, *_directories(chosen)}, key=str.encode)
-            if os.path.lexists(f"{root}/{path}")
+            if (os.path.exists if follow else os.path.lexists)(f"{root}/{path}")
         ]
     return Walked(root, tuple(entries), chosen)
 
