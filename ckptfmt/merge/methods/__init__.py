@@ -1,0 +1,45 @@
+"""Merge methods: what each kind of adapter does to the tensors of its base, planned before any work.
+
+`plan_changes` is pure: it reads names, shapes and configurations, and raises for what cannot be merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ckptfmt.merge.methods.bases import Base
+from ckptfmt.merge.methods.keys import read_keys
+from ckptfmt.merge.methods.ledger import Ledger
+from ckptfmt.merge.methods.lora import missing, plan_lora
+from ckptfmt.merge.methods.trained import plan_trained
+from ckptfmt.merge.protocol import Adapter, Changes, Setting, Spec
+
+__all__ = ["METHODS", "plan_changes"]
+
+
+def plan_changes(adapter: Adapter, base: Mapping[str, Spec], setting: Setting) -> Changes:
+    """Plan what one adapter does to a base.
+
+    Args:
+        adapter: what to merge.
+        base: the base's tensors, by the names of its files.
+        setting: what to merge under.
+
+    Raises:
+        MergeError: it cannot be merged, with the reason; nothing was computed.
+    """
+    ledger = Ledger(adapter, Base(base, setting.model_config), setting)
+    ledger.base.refuse_quantized(adapter.name)
+    METHODS[adapter.method](ledger)
+    return ledger.changes()
+
+
+def _lora(ledger: Ledger) -> None:
+    keys = read_keys(ledger.adapter.tensors, ledger.adapter.config)
+    plan_trained(ledger, keys)
+    rest = plan_lora(ledger, keys)
+    missing(ledger, rest, lambda _: False)
+
+
+METHODS: Final[Mapping[str, Callable[[Ledger], None]]] = {"LORA": _lora}

@@ -1,0 +1,152 @@
+"""LoRA and DoRA on linear layers, Conv1D and embeddings, by rows: the arithmetic of peft without its classes.
+
+What this path does not do (convolutions, fused experts, the rarer variants) goes through peft's own layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from typing import Final
+
+from ckptfmt.merge.methods.bases import HEADS
+from ckptfmt.merge.methods.keys import AdapterKeys, pattern_value
+from ckptfmt.merge.methods.ledger import Ledger
+from ckptfmt.merge.methods.steps import AddBias, AddProduct, Decompose
+from ckptfmt.merge.methods.trained import tied_targets
+
+_LINEAR: Final = {"lora_A.weight", "lora_B.weight"}
+_EMBEDDING: Final = {"lora_embedding_A", "lora_embedding_B"}
+_VARIANTS: Final = (
+    "velora_config",
+    "monteclora_config",
+    "kasa_config",
+    "use_bdlora",
+    "use_qalora",
+    "corda_config",
+    "target_parameters",
+)
+_PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "lora_ga"})
+"""Ways to begin that leave base and arithmetic as they are; pissa, olora, loftq and mica do not."""
+
+
+def is_plain(ledger: Ledger) -> bool:
+    """Whether the configuration asks for nothing but `W + s * B @ A` and its DoRA form."""
+    config = ledger.adapter.config
+    init = config.get("init_lora_weights", True)
+    return (isinstance(init, bool) or init in _PLAIN_INITS) and not any(config.get(name) for name in _VARIANTS)
+
+
+def plan_lora(ledger: Ledger, keys: AdapterKeys) -> tuple[str, ...]:
+    """Plan every module that can be changed by rows.
+
+    Returns:
+        The modules that cannot.
+
+    Raises:
+        MergeError: a module's factors do not fit each other or the base.
+    """
+    if not is_plain(ledger):
+        return tuple(keys.lora)
+    order = sorted(keys.lora, key=lambda module: _leaf(module) in HEADS)
+    return tuple(module for module in order if not _plan_module(ledger, module, keys.lora[module]))
+
+
+def _plan_module(ledger: Ledger, module: str, parts: dict[str, str]) -> bool:
+    bare = parts.keys() - {"lora_magnitude_vector", "lora_B.bias"}
+    target = ledger.base.shared(f"{module}.weight")
+    if target is None or bare not in (_LINEAR, _EMBEDDING):
+        return False
+    embedding = bare == _EMBEDDING
+    left, right = (parts[f"lora_embedding_{side}" if embedding else f"lora_{side}.weight"] for side in "BA")
+    out, rank, into = _fit(ledger, module, left, right)
+    if out is None or len(ledger.shape(target)) != 2:
+        return False
+    transposed = embedding or _is_transposed(ledger, module, target, out, into)
+    wanted = (into, out) if transposed else (out, into)
+    if ledger.shape(target) != wanted:
+        raise ledger.error(
+            f"{module} has factors for a weight of shape {list(wanted)}, {target} in the base has "
+            f"{list(ledger.shape(target))}",
+            hint="is this the model that the adapter was trained on?",
+        )
+    scaling = _scaling(ledger, module, rank)
+    product = AddProduct(
+        ledger.held(left), ledger.held(right), ledger.setting.autocast_adapter, scaling, transposed, embedding
+    )
+    magnitude = parts.get("lora_magnitude_vector")
+    if magnitude and transposed:
+        return False
+    targets = tied_targets(ledger, target)
+    for each in targets:
+        if magnitude:
+            plain = AddProduct(
+                product.left, product.right, product.autocast, _scaling(ledger, module, rank, weight=1.0)
+            )
+            ledger.add(each, Decompose(plain, ledger.held(magnitude), ledger.setting.weight))
+        else:
+            if ledger.steps.get(each) and _leaf(module) in HEADS:
+                ledger.note(f"{each} is the embedding and the head: as in peft, both updates are added to it")
+            ledger.add(each, product)
+        ledger.scaling[each] = scaling
+    if bias := parts.get("lora_B.bias"):
+        _add_bias(ledger, module, bias, out, scaling)
+    return True
+
+
+def _fit(ledger: Ledger, module: str, left: str, right: str) -> tuple[int | None, int, int]:
+    """Sizes out, rank and in of a module's factors; out is None where they are not matrices."""
+    b, a = (ledger.adapter.tensors[name].shape for name in (left, right))
+    if len(a) != 2 or len(b) != 2:
+        return None, 0, 0
+    config = ledger.adapter.config
+    rank = pattern_value(config.get("rank_pattern"), module, config.get("r", a[0]))
+    if not a[0] == b[1] == rank:
+        raise ledger.error(f"{module} has factors of rank {a[0]} and {b[1]}, its configuration says {rank}")
+    return b[0], a[0], a[1]
+
+
+def _scaling(ledger: Ledger, module: str, rank: int, *, weight: float | None = None) -> float:
+    """`alpha / r`, or `alpha / sqrt(r)` with rsLoRA, times the weight of the adapter."""
+    config = ledger.adapter.config
+    alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
+    scaling: float = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    factor = ledger.setting.weight if weight is None else weight
+    return scaling if factor == 1.0 else scaling * factor
+
+
+def _is_transposed(ledger: Ledger, module: str, target: str, out: int, into: int) -> bool:
+    """Whether a weight is (in, out): by its shape, or where it is square by what is known of the module."""
+    if out != into:
+        return ledger.shape(target) == (into, out)
+    if "model_type" in ledger.base.config:
+        return ledger.base.is_conv1d(module)
+    return bool(ledger.adapter.config.get("fan_in_fan_out"))
+
+
+def _add_bias(ledger: Ledger, module: str, bias: str, out: int, scaling: float) -> None:
+    target = ledger.base.find(f"{module}.bias")
+    if target is None:
+        raise ledger.error(
+            f"it was trained with lora_bias and {module} has no bias in the base",
+            hint="such an adapter can only be used unmerged",
+        )
+    if ledger.base.tensors[target].shape != (out,) or ledger.adapter.tensors[bias].shape != (out,):
+        raise ledger.error(f"{bias} does not fit {target}, shape {list(ledger.base.tensors[target].shape)}")
+    ledger.add(target, AddBias(ledger.held(bias), ledger.setting.autocast_adapter, scaling))
+
+
+def missing(ledger: Ledger, modules: Collection[str], exists: Callable[[str], bool]) -> None:
+    """Raise where modules are not in the base.
+
+    Raises:
+        MergeError: names up to five of them.
+    """
+    lost = sorted(module for module in modules if not exists(module))
+    if lost:
+        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise ledger.error(f"the base has no {shown}", hint="is this the model that the adapter was trained on?")
+
+
+def _leaf(module: str) -> str:
+    return module.rpartition(".")[2]
