@@ -84,7 +84,7 @@ def print_drawing(drawing: RenderableType) -> None:
 
 def clean(text: str) -> str:
     """`text` with control characters made visible."""
-    return text.translate(_SHOWN)
+    return text if text.isprintable() else text.translate(_SHOWN)
 
 
 def width_of(stream: TextIO) -> int | None:
