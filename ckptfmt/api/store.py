@@ -145,7 +145,8 @@ class Store:
             base: name of the base they were made from.
             parent: the checkpoint this one was trained from.
             stage: its number in a chain of stages.
-            how: whether it continues the parent's adapter or stacks a new one on it.
+            how: what it was trained on: `continue` (the merged parent), `stack` (the parent with its adapter beside),
+                `resume` (the parent's adapter itself), `parent-only` (the base merged with the parent's own adapter).
             stage_dtype: dtype that was held between the stages: bf16, fp16 or fp32.
             effort: `fast` stores tensors as they are, `balanced` encodes what is quick, `max` all.
             jobs: threads that encode; by default one a core.

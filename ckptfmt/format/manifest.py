@@ -17,9 +17,13 @@ Role = Literal["model", "adapter", "optimizer", "state"]
 
 Container = Literal["safetensors", "torch-zip", "opaque"]
 Binding = Literal["recorded", "proven", "stated", "none"]
-How = Literal["continue", "stack", "parent-only"]
-"""How a stage goes on from its parent: it trained the parent's adapter further; a new one on the merged parent; or a
-new one on the base merged with the parent's own adapter alone, whatever the parent was trained on."""
+How = Literal["continue", "stack", "resume", "parent-only"]
+"""How a stage goes on from its parent.
+
+`continue`: the parent was merged, and a new adapter trained on the result (merge and continue). `stack`: a new adapter
+was trained beside the parent's, which stayed an adapter. `resume`: the parent's own adapter was trained further.
+`parent-only`: as `continue`, but what was merged is the base with the parent's own adapter, whatever came before that.
+"""
 
 
 MANIFEST_TAG: Final = "ckptfmt/manifest"

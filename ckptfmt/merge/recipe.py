@@ -9,6 +9,9 @@ from typing import Final
 from ckptfmt.errors import BaseMismatch, IntegrityError, MergeError, NotFound
 from ckptfmt.format.manifest import Adapter, BaseLink, How, Manifest
 
+OUTPUT: Final = "output"
+"""Held in the dtype that the merged model is written in."""
+
 _DEFAULT: Final = "default"
 _EXPERTS: Final = "experts"
 _MAX_STAGES: Final = 10_000
@@ -24,8 +27,7 @@ class Ingredient:
         manifest: id of the manifest it lies in.
         adapter: which of its adapters.
         weight: multiplies its update; 1.0 is the adapter as it was trained.
-        dtype: what the model is held in while it is merged (bf16, fp16, fp32); None for the base's own, or, for the
-            last one, for that of the output.
+        dtype: what the model is held in while it is merged: bf16, fp16, fp32, `OUTPUT`, or None for the base's own.
     """
 
     manifest: str
@@ -155,13 +157,13 @@ def _ingredients(
 ) -> list[Ingredient]:
     """The adapters to merge, oldest first.
 
-    A stage that `continue`s holds its parent's adapter in its own, trained further, so it stands in its place; one
-    that is `stack`ed was trained on the parent merged; one trained `parent-only` knew the base and the parent's own
-    adapter, but none before that.
+    A stage that `continue`s was trained on its parent merged, in the dtype it says; one that is `stack`ed, beside its
+    parent's adapters, which are merged with its own at the end; one that `resume`s holds its parent's adapter,
+    trained further, so it stands in its place; one trained `parent-only` knew none before its parent's.
     """
     ingredients: list[Ingredient] = []
     superseding = alone = False
-    held: str | None = None
+    held: str | None = OUTPUT
     for position, (digest, manifest) in enumerate(chain):
         mine = own if position == 0 else _parent_adapters(manifest, name)
         if not mine:
@@ -175,10 +177,11 @@ def _ingredients(
         if stated is None:
             raise MergeError(
                 f"{name}: {_stage(manifest) or digest[:16]} does not say how it goes on from its parent",
-                hint=f"ckptfmt merge {name} OUT --how stack  (trained on the merged parent; or: continue, parent-only)",
+                hint=f"ckptfmt merge {name} OUT --how continue  (or stack, resume, parent-only: see --help)",
             )
-        held = lineage.dtype or dtype
-        superseding = stated == "continue"
+        if stated in ("continue", "parent-only"):
+            held = lineage.dtype or dtype
+        superseding = stated == "resume"
         alone = stated == "parent-only"
     return ingredients
 

@@ -20,7 +20,7 @@ from ckptfmt.merge.hf_writer import HfWriter, write_file
 from ckptfmt.merge.methods import plan_changes
 from ckptfmt.merge.plan import DTYPES, MergePlan, plan_merge
 from ckptfmt.merge.protocol import Setting
-from ckptfmt.merge.recipe import Recipe, resolve_recipe
+from ckptfmt.merge.recipe import OUTPUT, Recipe, resolve_recipe
 from ckptfmt.merge.source import TensorSource
 from ckptfmt.progress import Progress
 from ckptfmt.storage.appearing import appearing
@@ -95,12 +95,11 @@ def prepare(store: Store, request: Request) -> Prepared:
     specs = source.specs()
     out = DTYPES[request.dtype] if request.dtype else None
     stages = []
-    last = len(recipe.ingredients) - 1
-    for number, item in enumerate(recipe.ingredients):
-        held = DTYPES[item.dtype] if item.dtype else None
+    for item in recipe.ingredients:
+        held = out if item.dtype == OUTPUT else DTYPES[item.dtype] if item.dtype else None
         setting = Setting(device=request.device, weight=item.weight, model_config=config)
         adapter = StoredAdapter(store.manifest(item.manifest), item.adapter, objects)
-        stages.append((plan_changes(adapter, specs, setting), held or (out if number == last else None)))
+        stages.append((plan_changes(adapter, specs, setting), held))
     plan = plan_merge(specs, stages, dtype=out, order=specs)
     return Prepared(request, recipe, plan, source, objects, base, store.manifest(digest), config)
 

@@ -31,7 +31,7 @@ ckptfmt import ./stage-2 --name runs/exp1/stage-2 --parent runs/exp1/stage-1 --h
 @click.option("--base", type=BASE, metavar="NAME", help="The base it was made from.")
 @click.option("--parent", type=REF, metavar="REF", help="The checkpoint it was trained from.")
 @click.option("--stage", type=click.IntRange(min=0), help="Its number in a lineage. [default: what its name says]")
-@click.option("--how", type=click.Choice(["continue", "stack", "parent-only"]), help="How it goes on from its parent.")
+@click.option("--how", type=click.Choice(["continue", "stack", "resume", "parent-only"]), help="How it goes on from its parent.")
 @click.option(
     "--stage-dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="What the weights were held in between stages."
 )
@@ -53,7 +53,7 @@ def command(  # noqa: PLR0917 - click calls it by name
     base: str | None,
     parent: str | None,
     stage: int | None,
-    how: Literal["continue", "stack", "parent-only"] | None,
+    how: Literal["continue", "stack", "resume", "parent-only"] | None,
     stage_dtype: str | None,
     effort: Literal["fast", "balanced", "max"],
     jobs: int | None,
@@ -65,6 +65,10 @@ def command(  # noqa: PLR0917 - click calls it by name
 
     PATH is a file or a directory: one checkpoint, or many, each under a name made from --name. Stage directories are
     linked by their numbers. Files that the store has already cost nothing.
+
+    --how says what a stage was trained on: continue (its parent, merged), stack (its parent with the adapter left
+    beside), resume (its parent's adapter trained further), parent-only (the base merged with its parent's own adapter
+    and none before it).
     """
     with session.store() as store:
         plan = store.plan_import(path, name=name, parent=parent, stage=stage)

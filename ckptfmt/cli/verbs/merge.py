@@ -50,7 +50,7 @@ class Weighted(click.ParamType[tuple[str, float]]):
 )
 @click.option(
     "--how",
-    type=click.Choice(["continue", "stack", "parent-only"]),
+    type=click.Choice(["continue", "stack", "resume", "parent-only"]),
     help="How stages go on from each other, where they do not say.",
 )
 @click.option(
@@ -62,13 +62,17 @@ def command(  # noqa: PLR0917 - click calls it by name
     out: str,
     dtype: Literal["keep", "bf16", "fp16", "fp32"],
     device: Literal["cpu", "cuda"],
-    how: Literal["continue", "stack", "parent-only"] | None,
+    how: Literal["continue", "stack", "resume", "parent-only"] | None,
     adapters: tuple[tuple[str, float], ...],
 ) -> None:
     """Merge base and adapters along the lineage into one model.
 
     OUT must not exist or be empty. It appears whole, and only after every tensor of the base was compared with what
     was recorded of it. On a CPU the bits are those of PEFT's merge_and_unload.
+
+    Stages go on from each other as their imports said: continue (a new adapter on the merged parent), stack (a new
+    adapter beside the parent's), resume (the parent's adapter trained further), parent-only (a new adapter on the base
+    merged with the parent's own adapter and none before it).
     """
     with session.store() as store, session.progress() as progress:
         report = store.merge(
