@@ -31,7 +31,9 @@ ckptfmt import ./stage-2 --name runs/exp1/stage-2 --parent runs/exp1/stage-1 --h
 @click.option("--base", type=BASE, metavar="NAME", help="The base it was made from.")
 @click.option("--parent", type=REF, metavar="REF", help="The checkpoint it was trained from.")
 @click.option("--stage", type=click.IntRange(min=0), help="Its number in a lineage. [default: what its name says]")
-@click.option("--how", type=click.Choice(["continue", "stack", "resume", "parent-only"]), help="How it goes on from its parent.")
+@click.option(
+    "--how", type=click.Choice(["continue", "stack", "resume", "parent-only"]), help="How it goes on from its parent."
+)
 @click.option(
     "--stage-dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="What the weights were held in between stages."
 )
