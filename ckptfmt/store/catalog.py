@@ -24,6 +24,7 @@ from ckptfmt.storage.machine import cache_directory, host_name
 SCHEMA_VERSION: Final = 1
 _BUSY_SECONDS: Final = 30
 _CHUNK: Final = 500
+_CACHE_KIB: Final = 32 << 10
 
 _SCHEMA: Final = """
 CREATE TABLE shards (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, size INTEGER NOT NULL);
@@ -98,7 +99,7 @@ class Catalog:
                 row = cursor.lastrowid
                 connection.executemany(
                     "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (_row(item, row) for item in objects),
+                    sorted(_row(item, row) for item in objects),  # In the table's own order: fewer pages to touch.
                 )
 
     def forget_shard(self, shard: str) -> None:
@@ -231,6 +232,7 @@ def _remove(path: str) -> None:
 def _prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]

@@ -7,7 +7,7 @@ sum *is* the owner. So a document that comes or goes touches the rows of its own
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,9 @@ from ckptfmt.format.manifest import BaseRecord, Binding, Json, Manifest, logical
 from ckptfmt.store.catalog import Catalog
 
 _STAMP: Final = "usage-stamp"
+_CHUNK: Final = 500
+_PART_USES: Final = 200_000
+"""So many uses are summed in memory at a time: 10,000 checkpoints that share most tensors touch few rows."""
 
 
 class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -111,30 +114,68 @@ def _moving(connection: sqlite3.Connection, objects: Iterable[tuple[str, int]]) 
 
 def _add(connection: sqlite3.Connection, digests: list[str], load: Callable[[str], Manifest | BaseRecord]) -> None:
     first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM documents").fetchone()[0]
+    touched = set(range(first, first + len(digests)))
+    part: dict[int, list[bytes]] = {}
+    uses = 0
+    for row, digest in enumerate(digests, first):
+        document = load(digest)
+        connection.execute(
+            "INSERT INTO documents (id, digest, summary) VALUES (?, ?, ?)",
+            (row, digest, msgspec.json.encode(summary_of(document))),
+        )
+        part[row] = [bytes.fromhex(item) for item in objects_of(document)]
+        uses += len(part[row])
+        if uses >= _PART_USES:
+            touched |= _add_uses(connection, part)
+            part, uses = {}, 0
+    touched |= _add_uses(connection, part)
+    _exclusive(connection, touched)
 
-    def objects() -> Iterator[tuple[str, int]]:
-        for row, digest in enumerate(digests, first):
-            document = load(digest)
-            summary = msgspec.json.encode(summary_of(document))
-            connection.execute("INSERT INTO documents (id, digest, summary) VALUES (?, ?, ?)", (row, digest, summary))
-            yield from ((item, row) for item in objects_of(document))
 
-    _moving(connection, objects())
-    connection.execute(
-        "INSERT INTO uses SELECT object, count(*), sum(document), "
-        "(SELECT min(stored_bytes) FROM objects WHERE objects.digest = object) FROM moving WHERE true GROUP BY object "
-        "ON CONFLICT (object) DO UPDATE SET count = count + excluded.count, owners = owners + excluded.owners"
+def _add_uses(connection: sqlite3.Connection, part: dict[int, list[bytes]]) -> set[int]:
+    """Count what the documents of one part use, summed here before it goes into the table.
+
+    Returns:
+        Row ids of the documents that alone used some of these objects until now.
+    """
+    counts: dict[bytes, int] = {}
+    owners: dict[bytes, int] = {}
+    for row, objects in part.items():
+        for item in objects:
+            counts[item] = counts.get(item, 0) + 1
+            owners[item] = owners.get(item, 0) + row
+    wanted = sorted(counts)
+    sizes: dict[bytes, int] = {}
+    alone: set[int] = set()
+    for start in range(0, len(wanted), _CHUNK):
+        chunk = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(chunk))
+        sizes.update(
+            connection.execute(
+                f"SELECT digest, min(stored_bytes) FROM objects WHERE digest IN ({marks}) GROUP BY digest",  # noqa: S608
+                chunk,
+            )
+        )
+        alone.update(
+            row
+            for (row,) in connection.execute(
+                f"SELECT owners FROM uses WHERE count = 1 AND object IN ({marks})",  # noqa: S608
+                chunk,
+            )
+        )
+    connection.executemany(
+        "INSERT INTO uses VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (object) DO UPDATE SET count = count + excluded.count, owners = owners + excluded.owners",
+        ((item, counts[item], owners[item], sizes.get(item)) for item in wanted),
     )
-    connection.execute(
-        "WITH sums AS (SELECT moving.document AS document, coalesce(sum(uses.stored), 0) AS stored, "
-        "sum(uses.stored IS NULL) AS missing FROM moving JOIN uses ON uses.object = moving.object "
-        "GROUP BY moving.document) UPDATE documents SET stored = sums.stored, missing = sums.missing "
-        "FROM sums WHERE sums.document = documents.id"
+    connection.executemany(
+        "UPDATE documents SET stored = ?, missing = ? WHERE id = ?",
+        (
+            (sum(sizes.get(item, 0) for item in objects), sum(item not in sizes for item in objects), row)
+            for row, objects in part.items()
+        ),
     )
-    shared = connection.execute(
-        "SELECT DISTINCT owners - document FROM moving JOIN uses ON uses.object = moving.object WHERE count = 2"
-    ).fetchall()
-    _exclusive(connection, {*range(first, first + len(digests)), *(row[0] for row in shared)})
+    return alone
 
 
 def _remove(connection: sqlite3.Connection, old: dict[str, int], load: Callable[[str], Manifest | BaseRecord]) -> bool:
