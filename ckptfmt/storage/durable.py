@@ -205,7 +205,7 @@ class WriteFile:
 
 
 def make_directories(path: str) -> list[str]:
-    """Make `path` and what it needs above it, and return what was made; each new name is durable before this returns."""
+    """Make `path` and what it needs above it; return what was made, whose names are durable then."""
     missing = []
     while path and not os.path.isdir(path):
         missing.append(path)

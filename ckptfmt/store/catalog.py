@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from ckptfmt.digest import digest_of
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.shard import ShardObject, Stored
 from ckptfmt.storage.machine import cache_directory, host_name
+
+Result = TypeVar("Result")
 
 SCHEMA_VERSION: Final = 1
 _BUSY_SECONDS: Final = 30
@@ -67,49 +69,90 @@ def catalog_path(store_id: str, document_path: str) -> str | None:
 class Catalog:
     """An index of shards, and a cache of facts derived from documents.
 
+    A file that turns out to be damaged, full or locked for long is given up: the catalog goes on in memory.
+
     Args:
         path: its file; None keeps it in memory.
+        refill: called after it was given up and begun afresh.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, refill: Callable[[], object] = lambda: None) -> None:
         self._lock = threading.RLock()
+        self._path = path
+        self._refill = refill
         self._connection = _open(path)
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of what is done inside, or nothing; other processes wait."""
-        with self._lock, self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            yield self._connection
+    def change(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Do all of `work` or nothing, while other processes wait; again where the file has to be given up."""
+
+        def whole(connection: sqlite3.Connection) -> Result:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                return work(connection)
+
+        return self._do(whole)
+
+    def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        with self._lock:
+            try:
+                return work(self._connection)
+            except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+                if self._path is None or isinstance(error, sqlite3.ProgrammingError):
+                    raise
+                self._give_up(error)
+            return work(self._connection)
+
+    def _give_up(self, error: Exception) -> None:
+        path, self._path = self._path, None
+        self._connection.close()
+        if path is not None and not isinstance(error, sqlite3.OperationalError):
+            _remove(path)
+        self._connection = _open(None)
+        self._refill()
+
+    def clear(self) -> None:
+        """Forget every shard, and what was counted of them."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for table in ("objects", "shards", "uses", "documents"):
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608
+
+        self.change(work)
 
     def shards(self) -> dict[str, int]:
         """The shards it knows, with their size in bytes."""
-        with self._lock:
-            return dict(self._connection.execute("SELECT digest, size FROM shards"))
+        return self._do(lambda connection: dict(connection.execute("SELECT digest, size FROM shards")))
 
     def add_shard(self, shard: str, size: int, objects: Iterable[ShardObject]) -> None:
         """Take in the objects of a shard."""
-        with self.transaction() as connection:
+        items = list(objects)
+
+        def work(connection: sqlite3.Connection) -> None:
             cursor = connection.execute("INSERT OR IGNORE INTO shards (digest, size) VALUES (?, ?)", (shard, size))
             if cursor.rowcount:
                 row = cursor.lastrowid
                 connection.executemany(
                     "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    sorted(_row(item, row) for item in objects),  # In the table's own order: fewer pages to touch.
+                    sorted(_row(item, row) for item in items),  # In the table's own order: fewer pages to touch.
                 )
+
+        self.change(work)
 
     def forget_shard(self, shard: str) -> None:
         """Drop a shard that is gone."""
-        with self.transaction() as connection:
+
+        def work(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM objects WHERE shard = (SELECT id FROM shards WHERE digest = ?)", (shard,))
             connection.execute("DELETE FROM shards WHERE digest = ?", (shard,))
             # What was counted of objects that are gone is worth nothing: it is counted afresh (store/usage.py).
             connection.execute("DELETE FROM uses")
             connection.execute("DELETE FROM documents")
+
+        self.change(work)
 
     def sync(self, present: dict[str, int], headers: Callable[[str], Sequence[ShardObject]]) -> dict[str, CkptfmtError]:
         """Follow the store: `present` are its shards with their sizes, `headers` reads one.
@@ -135,65 +178,70 @@ class Catalog:
     def find_many(self, digests: Iterable[str]) -> dict[str, list[Location]]:
         """Every copy of each object that is known; the smallest first."""
         wanted = [bytes.fromhex(digest) for digest in digests]
-        found: dict[str, list[Location]] = {}
-        with self._lock:
-            for start in range(0, len(wanted), _CHUNK):
-                part = wanted[start : start + _CHUNK]
-                marks = ",".join("?" * len(part))
-                rows = self._connection.execute(
+
+        def work(connection: sqlite3.Connection) -> dict[str, list[Location]]:
+            found: dict[str, list[Location]] = {}
+            for part in _parts(wanted):
+                rows = connection.execute(
                     "SELECT objects.digest, shards.digest, begin, stored FROM objects "  # noqa: S608
-                    f"JOIN shards ON shards.id = objects.shard WHERE objects.digest IN ({marks}) ORDER BY stored_bytes",
+                    f"JOIN shards ON shards.id = objects.shard WHERE objects.digest IN ({_marks(part)}) "
+                    "ORDER BY stored_bytes",
                     part,
                 )
                 for digest, shard, begin, stored in rows:
                     location = Location(shard, begin, msgspec.json.decode(stored, type=Stored))
                     found.setdefault(digest.hex(), []).append(location)
-        return found
+            return found
+
+        return self._do(work)
 
     def stored_bytes(self, digests: Iterable[str]) -> dict[str, int]:
         """Bytes that the smallest copy of each known object takes."""
         wanted = [bytes.fromhex(digest) for digest in digests]
-        found: dict[str, int] = {}
-        with self._lock:
-            for start in range(0, len(wanted), _CHUNK):
-                part = wanted[start : start + _CHUNK]
-                marks = ",".join("?" * len(part))
-                rows = self._connection.execute(
-                    f"SELECT digest, min(stored_bytes) FROM objects WHERE digest IN ({marks}) GROUP BY digest",  # noqa: S608
+
+        def work(connection: sqlite3.Connection) -> dict[str, int]:
+            found: dict[str, int] = {}
+            for part in _parts(wanted):
+                rows = connection.execute(
+                    "SELECT digest, min(stored_bytes) FROM objects "  # noqa: S608
+                    f"WHERE digest IN ({_marks(part)}) GROUP BY digest",
                     part,
                 )
                 found.update((digest.hex(), size) for digest, size in rows)
-        return found
+            return found
+
+        return self._do(work)
 
     def nominates(self, length: int, head: str) -> bool:
         """Tell whether some object of `length` bytes begins with a frame whose XXH3-128 is `head`."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT 1 FROM objects WHERE length = ? AND head = ? LIMIT 1", (length, bytes.fromhex(head))
-            ).fetchone()
+        query = "SELECT 1 FROM objects WHERE length = ? AND head = ? LIMIT 1"
+        row = self._do(lambda connection: connection.execute(query, (length, bytes.fromhex(head))).fetchone())
         return row is not None
 
     def fact(self, kind: str, key: str, stamp: str) -> bytes | None:
         """A value put by `remember`, if it was put with the same `stamp`."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT value FROM facts WHERE kind = ? AND key = ? AND stamp = ?", (kind, key, stamp)
-            ).fetchone()
+        query = "SELECT value FROM facts WHERE kind = ? AND key = ? AND stamp = ?"
+        row = self._do(lambda connection: connection.execute(query, (kind, key, stamp)).fetchone())
         return None if row is None else bytes(row[0])
 
     def facts(self, kind: str) -> dict[str, tuple[str, bytes]]:
         """Every value of a kind: key to stamp and value."""
-        with self._lock:
-            rows = self._connection.execute("SELECT key, stamp, value FROM facts WHERE kind = ?", (kind,))
-            return {key: (stamp, bytes(value)) for key, stamp, value in rows}
+        query = "SELECT key, stamp, value FROM facts WHERE kind = ?"
+        rows = self._do(lambda connection: connection.execute(query, (kind,)).fetchall())
+        return {key: (stamp, bytes(value)) for key, stamp, value in rows}
 
     def remember(self, kind: str, values: Iterable[tuple[str, str, bytes]]) -> None:
         """Keep derived values: key, the stamp of what they were derived from, value."""
-        with self.transaction() as connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)",
-                ((kind, key, stamp, value) for key, stamp, value in values),
-            )
+        rows = [(kind, key, stamp, value) for key, stamp, value in values]
+        self.change(lambda connection: connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows))
+
+
+def _parts(wanted: list[bytes]) -> list[list[bytes]]:
+    return [wanted[start : start + _CHUNK] for start in range(0, len(wanted), _CHUNK)]
+
+
+def _marks(part: list[bytes]) -> str:
+    return ",".join("?" * len(part))
 
 
 def _row(item: ShardObject, shard: int | None) -> tuple[object, ...]:
@@ -225,7 +273,7 @@ def _open(path: str | None) -> sqlite3.Connection:
 def _remove(path: str) -> None:
     # Outside the durable seam on purpose: this is a cache on local disk, no part of a store.
     for suffix in ("", "-wal", "-shm"):
-        if os.path.exists(path + suffix):
+        with suppress(OSError):
             os.unlink(path + suffix)
 
 

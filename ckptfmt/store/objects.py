@@ -11,7 +11,7 @@ import blake3
 
 from ckptfmt.digest import FRAME_BYTES, Buffer, checksum_of
 from ckptfmt.encodings import encoding_named
-from ckptfmt.errors import CkptfmtError, DigestMismatch, IncompleteStore, IntegrityError, NotFound
+from ckptfmt.errors import CkptfmtError, DigestMismatch, IncompleteStore, NotFound
 from ckptfmt.format.shard import Stored, decoded_lengths
 from ckptfmt.storage.protocol import Storage
 from ckptfmt.store.catalog import Catalog, Location
@@ -127,27 +127,40 @@ class Objects:
 
     def _copies(self, digest: str, length: int) -> list[Location]:
         copies = self._catalog.find(digest)
+        if not copies and (self._outside is None or not self._outside.has(digest)):
+            self._refresh()  # Another host may have written it since the catalog followed.
+            copies = self._catalog.find(digest)
         fitting = [copy for copy in copies if copy.stored.length == length]
         if copies and not fitting:
             raise self._damaged(digest, f"it has {copies[0].stored.length} bytes where {length} are recorded")
         return fitting
 
     def _frame(self, digest: str, copies: list[Location], index: int) -> Buffer:
-        problem: CkptfmtError | None = None
-        for copy in copies:
-            try:
-                return self._frame_of(digest, copy, index)
-            except (NotFound, IntegrityError) as error:
-                problem = error
-        if isinstance(problem, NotFound):
+        """A frame from the first copy that is sound; before none is, the catalog follows the store once more."""
+        problems: list[CkptfmtError] = []
+        frame = self._first_sound(digest, copies, index, problems)
+        if frame is None:
             self._refresh()
             moved = [copy for copy in self._copies(digest, copies[0].stored.length) if copy not in copies]
-            if moved:
-                return self._frame(digest, moved, index)
+            frame = self._first_sound(digest, moved, index, problems)
+        if frame is not None:
+            return frame
+        problem = next((error for error in problems if not isinstance(error, NotFound)), problems[0])
+        if isinstance(problem, NotFound):
             raise IncompleteStore(
                 f"object {digest[:16]}: {problem.message}", digest=digest, hint="ckptfmt fsck"
             ) from problem
-        raise problem or self._damaged(digest, "no copy of it can be read")
+        raise problem
+
+    def _first_sound(
+        self, digest: str, copies: list[Location], index: int, problems: list[CkptfmtError]
+    ) -> Buffer | None:
+        for copy in copies:
+            try:
+                return self._frame_of(digest, copy, index)
+            except CkptfmtError as error:
+                problems.append(error)
+        return None
 
     def _frame_of(self, digest: str, copy: Location, index: int) -> Buffer:
         stored = copy.stored

@@ -30,8 +30,8 @@ def pinned(store: Store, manifest: str) -> Iterator[None]:
     """Claim a manifest, and with it all that it needs, until it has a ref."""
     key = f"pins/{manifest}-{os.getpid()}-{uuid.uuid4().hex}.json"
     pin = Pin(version=FORMAT_VERSION, manifest=manifest, host=host_name(), time=utc_now())
-    store.storage.put(key, documents.seal(pin))
     try:
+        store.storage.put(key, documents.seal(pin))
         yield
     finally:
         store.storage.delete(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -16,6 +17,7 @@ from ckptfmt.storage.machine import host_name
 from ckptfmt.storage.protocol import Storage
 
 _ATTEMPTS: Final = 64
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")
 _MAX_DOCUMENT_BYTES: Final = 256 << 20
 
 
@@ -43,7 +45,7 @@ class Refs:
         return sorted(
             int(stem)
             for listed in self._storage.list(prefix)
-            if (stem := listed.key[len(prefix) :].removesuffix(".json")).isdecimal()
+            if _NUMBER.fullmatch(stem := listed.key[len(prefix) :].removesuffix(".json"))
         )
 
     def read(self, name: str, number: int) -> Generation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
@@ -11,6 +12,7 @@ from typing import Final, TypeVar
 from ckptfmt.digest import digest_of, is_digest
 from ckptfmt.errors import CkptfmtError, Conflict, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format import documents
+from ckptfmt.format.check import check_document
 from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.manifest import BaseRecord, Manifest
 from ckptfmt.format.refs import Generation, StoreDocument, check_name
@@ -45,29 +47,42 @@ class Store:
         self.path = path
         self.refs = Refs(storage)
         self.unreadable_shards: dict[str, CkptfmtError] = {}
-        self._synced = False
-        self._manifest = lru_cache(maxsize=64)(self._read_manifest)
+        self._synced = self._rebuilt = False
+        self._lock = threading.RLock()
+        self._manifest = lru_cache(maxsize=64)(self._checked_manifest)
         self._record = lru_cache(maxsize=16)(self._read_record)
 
     @cached_property
     def _catalog(self) -> Catalog:
-        return Catalog(catalog_path(self.document.store_id, f"{self.path}/{DOCUMENT}") if self.path else None)
+        path = catalog_path(self.document.store_id, f"{self.path}/{DOCUMENT}") if self.path else None
+        return Catalog(path, refill=self._sync)
 
     def catalog(self, *, refresh: bool = False) -> Catalog:
         """The catalog, after it followed the store once since opening (or once more)."""
-        if refresh or not self._synced:
-            present = {
-                shard: listed.size
-                for listed in self.storage.list(PREFIX)
-                if (shard := shard_of(listed.key)) is not None
-            }
-            self.unreadable_shards = self._catalog.sync(present, lambda shard: read_shard_header(self.storage, shard))
-            self._synced = True
-        return self._catalog
+        with self._lock:
+            if refresh or not self._synced:
+                self._sync()
+            return self._catalog
+
+    def _sync(self) -> None:
+        present = {
+            shard: listed.size for listed in self.storage.list(PREFIX) if (shard := shard_of(listed.key)) is not None
+        }
+        self.unreadable_shards = self._catalog.sync(present, lambda shard: read_shard_header(self.storage, shard))
+        self._synced = True
+
+    def _look_again(self) -> None:
+        """What the catalog says is not there: make it follow the store; the first time, read every shard's header."""
+        with self._lock:
+            if not self._rebuilt:
+                self._rebuilt = True
+                self._catalog.clear()
+            self._sync()
 
     def facts(self) -> Catalog:
         """The catalog for its facts alone: what it knows of shards may be old."""
-        return self._catalog
+        with self._lock:
+            return self._catalog
 
     def close(self) -> None:
         """Let go of the catalog."""
@@ -76,7 +91,7 @@ class Store:
 
     def objects(self, outside: OutsideObjects | None = None) -> Objects:
         """The store's objects, and those of a referenced base."""
-        return Objects(self.storage, self.catalog(), refresh=lambda: self.catalog(refresh=True), outside=outside)
+        return Objects(self.storage, self.catalog(), refresh=self._look_again, outside=outside)
 
     def manifest(self, digest: str) -> Manifest:
         """A manifest by its id.
@@ -87,11 +102,13 @@ class Store:
         return self._manifest(digest)
 
     def manifest_uncached(self, digest: str) -> Manifest:
-        """As `manifest`, for whoever passes over thousands of them."""
-        return self._read_manifest(digest)
-
-    def _read_manifest(self, digest: str) -> Manifest:
+        """As `manifest`, for whoever passes over thousands of them and restores none."""
         return self._document(manifest_key(digest), digest, Manifest)
+
+    def _checked_manifest(self, digest: str) -> Manifest:
+        manifest = self.manifest_uncached(digest)
+        check_document(manifest, where=manifest_key(digest))
+        return manifest
 
     def record(self, digest: str) -> BaseRecord:
         """A base record by its digest.
@@ -102,7 +119,9 @@ class Store:
         return self._record(digest)
 
     def _read_record(self, digest: str) -> BaseRecord:
-        return self._document(record_key(digest), digest, BaseRecord)
+        record = self._document(record_key(digest), digest, BaseRecord)
+        check_document(record, where=record_key(digest))
+        return record
 
     def _document(self, key: str, digest: str, kind: type[Kind]) -> Kind:
         data = self.storage.read(key, 0, _MAX_DOCUMENT_BYTES)

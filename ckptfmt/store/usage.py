@@ -80,7 +80,8 @@ def follow(catalog: Catalog, live: Iterable[str], load: Callable[[str], Manifest
     """
     wanted = set(live)
     stamp = digest_of("\n".join(sorted(catalog.shards())).encode())
-    with catalog.transaction() as connection:
+
+    def work(connection: sqlite3.Connection) -> list[tuple[str, bytes, int, int, int]]:
         rows = connection.execute("SELECT digest, id, missing FROM documents").fetchall()
         old = {digest: row for digest, row, missing in rows if digest not in wanted}
         if not _stamped(connection, stamp):
@@ -90,10 +91,11 @@ def follow(catalog: Catalog, live: Iterable[str], load: Callable[[str], Manifest
         added = sorted(wanted - ({digest for digest, _, _ in rows} - old.keys()))
         if added:
             _add(connection, added, load)
-        found = connection.execute("SELECT digest, summary, stored, exclusive, missing FROM documents").fetchall()
+        return connection.execute("SELECT digest, summary, stored, exclusive, missing FROM documents").fetchall()
+
     return {
         digest: Used(msgspec.json.decode(summary, type=Summary), stored, exclusive, missing)
-        for digest, summary, stored, exclusive, missing in found
+        for digest, summary, stored, exclusive, missing in catalog.change(work)
     }
 
 
