@@ -32,7 +32,8 @@ class FileSource:
         except FileNotFoundError:
             raise NotFound(f"{self._where}: no such file") from None
         except OSError as error:
-            raise StorageError(f"{self._where}: {error.strerror or error}") from error
+            hint = "make it readable, or run as its owner" if isinstance(error, PermissionError) else None
+            raise StorageError(f"{self._where}: {error.strerror or error}", hint=hint) from error
 
     @property
     def where(self) -> str:

@@ -157,8 +157,8 @@ def _lay_out(
 
 
 def _cut_tensor(tensor: Placed, pieces: list[Piece], starts: Mapping[int, int]) -> CutTensor:
-    # A storage in several pieces has its views at their begins; one in a single piece has them anywhere.
-    if len(pieces) > 1 and tensor.size_bytes:
+    # A storage in several pieces has its views at their begins (empty ones at 0); one in a single piece anywhere.
+    if len(pieces) > 1:
         extent, offset = starts[tensor.offset], 0
     else:
         extent, offset = starts[0], tensor.offset

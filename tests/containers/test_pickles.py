@@ -79,6 +79,7 @@ def test_inert_names_are_kept_beside_tensors():
 
 BAD_TENSORS = {
     "past the end": tensor("0", 4, (2, 3)),
+    "one byte past the end": tensor("0", 16, (17,), kind="ByteStorage"),
     "offset past the end": tensor("0", 4, (2, 2), offset=1),
     "stride past the end": tensor("0", 4, (2, 2), (3, 1)),
     "far past the end": tensor("0", 4, (1 << 40, 1 << 20)),

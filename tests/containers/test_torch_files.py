@@ -141,6 +141,12 @@ def test_a_flat_buffer_is_cut_where_its_views_tile_it():
     assert len(padded.extents) == 1 and padded.extents[0].shape == (30,)
     overlapping, _ = round_trip({"all": flat, "tail": flat[15:]})
     assert len(overlapping.extents) == 1
+    shifted, _ = round_trip({"a": flat[:15], "b": flat[7:22]})
+    assert len(shifted.extents) == 1
+    stepped, _ = round_trip({"a": flat[:12], "b": flat[12:], "odd": flat[13::2]})
+    assert len(stepped.extents) == 1
+    with_empty, _ = round_trip({"a": flat[:12], "b": flat[12:], "none": flat[30:]})
+    assert len(with_empty.extents) == 2
     twisted, _ = round_trip({"a": flat[:12].view(3, 4).t(), "b": flat[12:]})
     assert len(twisted.extents) == 1
 
@@ -148,11 +154,12 @@ def test_a_flat_buffer_is_cut_where_its_views_tile_it():
 def test_empty_and_scalar_tensors():
     base = torch.ones(4)
     values = {"none": torch.zeros(0), "none3": torch.zeros(2, 0, 3), "scalar": torch.tensor(7), "part": base[4:],
-              "base": base, "one": torch.ones(1, 1, 1).transpose(0, 2)}  # fmt: skip
+              "base": base, "one": torch.ones(3, 1).t()}  # fmt: skip
     cut, _ = round_trip(values)
     assert len(cut.tensors) == len(values)
     assert cut.extents[by_path(cut)["none",].extent].length == 0
     assert by_path(cut)["one",].strides is None
+    assert by_path(cut)["part",].offset == 0
 
 
 def test_plain_containers_and_odd_keys():
@@ -165,6 +172,7 @@ def test_plain_containers_and_odd_keys():
     assert list(cut.tree) == [
         "<None>", "<builtins.tuple>", "<builtins.tuple>#2", "<True>", "<2.5>", "<_codecs.encode>"
     ]  # fmt: skip
+    assert cut.tree["<None>"] == 7
     cut = cut_bytes(saved({"set": {1}, "size": torch.Size([2, 3]), "count": collections.Counter("aab")}), "a.bin")
     assert cut.tree == {"set": [1], "size": [2, 3], "count": {"a": 2, "b": 1}}
 

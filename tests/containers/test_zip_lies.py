@@ -71,6 +71,7 @@ SOUND = {
     "no CRC": build([Record(record.name, record.data, crc=0) for record in records()]),
     "padding": build(changed("data/0", extra=b"FB" + struct.pack("<H", 40) + b"Z" * 40)),
     "directory in another order": build([*records(), Record("archive/x")], order=[0, 3, 1, 4, 2]),
+    "another archive's entry first in the file": build([Record("other/x"), *records()], order=[1, 2, 3, 4, 0]),
     "comments": build(changed("data/0", comment=b"hello"), comment=b"world"),
     "entries outside the archive's directory": build([*records(), Record("other/data/0", b"xx")]),
     "another name": build([Record(record.name.replace("archive", "é x"), record.data) for record in records()]),
@@ -184,6 +185,7 @@ LIES = {
     "zip64 count": build(records(), zip64=True, end64={"count": 5, "here": 5}),
     "zip64 here": build(records(), zip64=True, end64={"here": 5}),
     "zip64 begin": build(records(), zip64=True, end64={"begin": 5}, end={"begin": U32}),
+    "zip64 length": build(records(), zip64=True, end64={"length": 5}, end={"length": U32}),
     "end records disagree": build(records(), zip64=True, end={"begin": 5}),
     "end record in the comment": build(records(), comment=b"PK\5\6" + bytes(18)),
     "zip in the comment": build(records(), comment=NESTED),
@@ -198,6 +200,12 @@ LIES = {
 def test_lies_are_refused(data):
     with pytest.raises(FormatError, match=rf"^{NAME}"):
         cut_bytes(data, NAME)
+
+
+def test_encryption_is_named():
+    for name in ("encrypted", "strong encryption", "hidden headers"):
+        with pytest.raises(FormatError, match="encrypted"):
+            cut_bytes(LIES[name], NAME)
 
 
 OPAQUE = {
