@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ckptfmt.api.results import MergeReport
 from ckptfmt.errors import BaseMismatch, InvalidInput
 from ckptfmt.format.manifest import How
-from ckptfmt.merge.materialize import DIRECTORY, key_of, materialized, sweep
+from ckptfmt.merge.materialize import DIRECTORY, key_of, materialized
 from ckptfmt.merge.run import Merged, Prepared, Request, merge, prepare
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import places_of
@@ -112,9 +112,3 @@ def materialize(
 
     with materialized(top, key, make) as model:
         yield model
-
-
-def sweep_materialized(store: Store) -> None:
-    """Remove temporary models that a killed process left."""
-    if store.path and os.path.isdir(os.path.join(store.path, DIRECTORY)):
-        sweep(os.path.join(store.path, DIRECTORY))

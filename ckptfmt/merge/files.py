@@ -112,10 +112,8 @@ def model_card(name: str, record: Mapping[str, Any], license_name: str | None) -
     lines = ["---", "library_name: transformers", f"base_model: {base['name']}"]
     lines += [f"license: {license_name}"] if license_name else []
     lines += ["tags:", "- merge", "---", "", f"# {name}", ""]
-    lines += [
-        f"Base `{base['name']}` (model root `{base['root']}`, {base['binding']}: {base['evidence']}), with merged into it:",
-        "",
-    ]
+    bound = f"model root `{base['root']}`, {base['binding']}: {base['evidence']}"
+    lines += [f"Base `{base['name']}` ({bound}), with merged into it:", ""]
     lines += [
         f"{number}. adapter `{item['adapter']}` ({item['method']}) of `{item['manifest'][:16]}`"
         + ("" if item["weight"] == 1.0 else f", weight {item['weight']:g}")

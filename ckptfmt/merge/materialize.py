@@ -42,15 +42,17 @@ def materialized(top: str, key: str, make: Callable[[str], object]) -> Iterator[
         make: writes it into a directory that does not exist; it appears whole.
     """
     model = f"{top}/{key}/model"
-    with _lease(f"{top}/{key}/leases"):
-        if not os.path.isdir(model):
-            try:
-                make(model)
-            except Conflict:
-                if not os.path.isdir(model):
-                    raise  # Else somebody made the same meanwhile: one result.
-        yield model
-    sweep(top)
+    try:
+        with _lease(f"{top}/{key}/leases"):
+            if not os.path.isdir(model):
+                try:
+                    make(model)
+                except Conflict:
+                    if not os.path.isdir(model):
+                        raise  # Else somebody made the same meanwhile: one result.
+            yield model
+    finally:
+        sweep(top)
 
 
 @contextmanager
