@@ -28,7 +28,9 @@ def rename(store: Store, old: str, new: str) -> RefChanged:
     seen = _checkpoint_ref(store, old)
     check_name(new)
     if new.startswith(BASES):
-        raise InvalidInput(f"{new!r}: names below {BASES} are those of bases", code="ref-name")
+        raise InvalidInput(
+            f"{new!r}: names below {BASES} are those of bases", code="ref-name", hint="choose another name"
+        )
 
     def make(newest: Generation | None) -> Generation:
         if newest is not None and newest.target is not None:

@@ -78,7 +78,11 @@ class PlannedCheckpoint(msgspec.Struct, frozen=True):
 
 
 class ImportPlan(msgspec.Struct, frozen=True):
-    """What an import would do. `left` are files below the path that belong to no checkpoint and are not taken."""
+    """What an import would do.
+
+    `left` are files below the path that belong to no checkpoint and are not taken, and, with a '/' behind,
+    directories that were not looked into: hidden ones, and stores.
+    """
 
     path: str
     checkpoints: tuple[PlannedCheckpoint, ...]

@@ -30,6 +30,7 @@ from ckptfmt.encodings.chooser import Effort
 from ckptfmt.errors import InvalidInput, NotFound
 from ckptfmt.format.manifest import How
 from ckptfmt.format.refs import BASES
+from ckptfmt.merge.materialize import DIRECTORY, sweep
 from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.bases import outside_files
 from ckptfmt.store.store import Store as Engine
@@ -157,6 +158,7 @@ class Store:
         Raises:
             CkptfmtError: the only checkpoint failed; of several, failures are in the report.
         """
+        self._sweep()
         plan = _plan(path, name, parent, stage)
         options = importing.make_options(
             self._engine,
@@ -184,6 +186,9 @@ class Store:
         how: How | None = None,
         stage_dtype: str | None = None,
         effort: Effort = "balanced",
+        jobs: int | None = None,
+        damaged_as_opaque: bool = False,
+        message: str | None = None,
         progress: Progress = SILENT,
     ) -> CheckpointReport:
         """Take in one checkpoint. See `import_path`.
@@ -200,6 +205,9 @@ class Store:
             how=how,
             stage_dtype=stage_dtype,
             effort=effort,
+            jobs=jobs,
+            damaged_as_opaque=damaged_as_opaque,
+            message=message,
             progress=progress,
         )
         return report.checkpoints[0]
@@ -340,6 +348,7 @@ class Store:
         """
         from ckptfmt.api import merging  # noqa: PLC0415 - it loads torch
 
+        self._sweep()
         return merging.merge_ref(
             self._engine,
             name,
@@ -350,6 +359,12 @@ class Store:
             adapters=adapters,
             progress=progress,
         )
+
+    def _sweep(self) -> None:
+        """Remove temporary merged models that a killed process left; verbs that only look never do."""
+        top = os.path.join(self.path, DIRECTORY)
+        if os.path.isdir(top):
+            sweep(top)
 
     @contextmanager
     def materialized(

@@ -13,7 +13,7 @@ from ckptfmt.errors import InvalidInput
 from ckptfmt.format.refs import BASES, check_name
 from ckptfmt.layouts import find_checkpoints, unclaimed
 from ckptfmt.layouts.protocol import Found
-from ckptfmt.transfer.walk import Walked, walk, walk_files
+from ckptfmt.transfer.walk import Walked, is_store, walk, walk_files
 
 PLACEHOLDER: Final = "{name}"
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._/-]+")
@@ -42,7 +42,10 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an import will do, parents before children. `left` are files that belong to no checkpoint."""
+    """What an import will do, parents before children.
+
+    `left` are files that belong to no checkpoint, and, with a '/' behind, directories that were not looked into.
+    """
 
     path: str
     checkpoints: tuple[Planned, ...]
@@ -61,6 +64,10 @@ def plan_import(path: str, name: str) -> Plan:
         NotFound, UnsafeFile, StorageError: as `walk`.
     """
     path = os.path.abspath(path)
+    if is_store(path):
+        raise InvalidInput(
+            f"{path} is a store and no checkpoint", hint="copy a store with cp -a; list what it holds with ckptfmt ls"
+        )
     if os.path.isfile(path):
         return _plan_file(os.path.realpath(path), name)
     walked = walk(path)
@@ -78,7 +85,8 @@ def plan_import(path: str, name: str) -> Plan:
     planned = [_planned(parts, each, name) for each in found]
     _refuse_collisions(planned)
     left = tuple(item for item in unclaimed(files, found)) if found[0].root or len(found) > 1 else ()
-    return Plan(walked.root, tuple(_linked(planned)), left)
+    passed_over = tuple(f"{directory}/" for directory in walked.passed_over)
+    return Plan(walked.root, tuple(_linked(planned)), tuple(sorted((*left, *passed_over))))
 
 
 def _plan_file(path: str, name: str) -> Plan:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from ckptfmt.containers.protocol import Cut, Opaque
-from ckptfmt.errors import CkptfmtError
+from ckptfmt.errors import CkptfmtError, FormatError, UnsafeFile
 from ckptfmt.format.manifest import File, Link
 from ckptfmt.layouts import read_checkpoint
 from ckptfmt.layouts.protocol import Reading
+from ckptfmt.layouts.unknown import UNKNOWN
 from ckptfmt.progress import Progress
 from ckptfmt.transfer.build import Content, place_tensors, wants_view
 from ckptfmt.transfer.sinks import HashSink, Sink
@@ -37,13 +38,20 @@ def read_walked(walked: Walked, name: str, *, damaged_as_opaque: bool = False) -
         FormatError, UnsafeFile: a file of it is structurally lying.
     """
     tree = WalkedTree(walked, name, damaged_as_opaque=damaged_as_opaque)
+    notes = []
     try:
-        reading = read_checkpoint(tree)
+        try:
+            reading = read_checkpoint(tree)
+        except (FormatError, UnsafeFile) as error:
+            if not damaged_as_opaque:
+                raise
+            reading = UNKNOWN.read(tree)
+            notes.append(f"kept whole although it is damaged: {error.message}")
         cuts = {path: tree.cut(path) for path in tree.paths()}
     except CkptfmtError as error:
         error.hint = lying_file_hint(error)
         raise
-    notes = [f"{path}: kept whole although it is damaged: {reason}" for path, reason in tree.damaged.items()]
+    notes += [f"{path}: kept whole although it is damaged: {reason}" for path, reason in tree.damaged.items()]
     outside = [link.path for link in walked.of_kind("link") if link.outside]
     notes += [f"{path}: a link out of the checkpoint; what it names was not taken in" for path in outside]
     return ReadCheckpoint(walked, _with_notes(reading, notes), cuts, dict(tree.damaged))

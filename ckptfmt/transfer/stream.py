@@ -12,10 +12,21 @@ from typing import Final
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.errors import IntegrityError
 from ckptfmt.progress import Progress
-from ckptfmt.storage import durable
 from ckptfmt.store.stat_cache import stamp_of
+from ckptfmt.transfer.walk import reading_errors
 
 _AHEAD: Final = 6
+_KEPT_BYTES: Final = 31 << 20
+
+
+def keep_freed_frames() -> None:
+    """Let the allocator keep the memory of frames that are freed, for those that come.
+
+    glibc raises what it keeps to twice the largest block that it mapped and took back, up to 32 MiB. Otherwise every
+    frame of 4 MiB is a new mapping whose pages the kernel must clear: a sixth of the time of reading. The block is
+    never touched; elsewhere this does nothing.
+    """
+    bytearray(_KEPT_BYTES)
 
 
 class Sha256:
@@ -53,11 +64,12 @@ class FileStream:
     """
 
     def __init__(self, path: str, stamp: str | None, pool: Executor, progress: Progress) -> None:
+        keep_freed_frames()
         self.path = path
         self._sha = Sha256(pool)
         self._progress = progress
         self._passed = 0
-        with durable.storage_errors(path):
+        with reading_errors(path):
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             self.opened = os.fstat(self._descriptor)
         self.size = self.opened.st_size
@@ -90,7 +102,7 @@ class FileStream:
         Raises:
             IntegrityError: the file has become shorter.
         """
-        with durable.storage_errors(self.path):
+        with reading_errors(self.path):
             data = os.pread(self._descriptor, length, offset)
             while len(data) < length:
                 more = os.pread(self._descriptor, length - len(data), offset + len(data))

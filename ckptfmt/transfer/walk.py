@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ckptfmt.containers import FileSource, cut_file
 from ckptfmt.containers.protocol import Cut, Opaque
-from ckptfmt.errors import CkptfmtError, FormatError, IntegrityError, NotFound, UnsafeFile
-from ckptfmt.storage import durable
+from ckptfmt.errors import CkptfmtError, FormatError, IntegrityError, NotFound, StorageError, UnsafeFile
+from ckptfmt.format.check import path_problem
+from ckptfmt.format.refs import STORE_TAG
 from ckptfmt.store.stat_cache import stamp_of
+from ckptfmt.store.store import DOCUMENT
 
 _MAX_JSON_BYTES: Final = 64 << 20
-_MAX_PATH_BYTES: Final = 4096
+_STORE_HEAD_BYTES: Final = 4096
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
+_CHANGED: Final = "changed-while-read"
+_AGAIN: Final = "wait until it is written, then run the same command again"
 _BLOBS: Final = "blobs"
 _SNAPSHOTS: Final = "snapshots"
 
@@ -58,12 +65,14 @@ class Walked:
         entries: what is in it, with the directory itself as '.'.
         chosen: the only files that belong to it; None for all.
         around: whether the links and empty directories beside the chosen files belong to it too.
+        passed_over: directories that were not looked into: hidden ones, and stores.
     """
 
     root: str
     entries: tuple[Entry, ...]
     chosen: frozenset[str] | None = None
     around: bool = False
+    passed_over: tuple[str, ...] = ()
 
     def of_kind(self, kind: Kind) -> tuple[Entry, ...]:
         """The entries of one kind."""
@@ -125,6 +134,8 @@ def _directories(paths: Iterable[str]) -> set[str]:
 def walk(path: str) -> Walked:
     """Look at everything below `path`; where it is a file, at that file alone.
 
+    Hidden directories (`.git`, `.cache`) and stores are passed over.
+
     Raises:
         NotFound: there is nothing.
         UnsafeFile: a name that could not be restored.
@@ -132,15 +143,23 @@ def walk(path: str) -> Walked:
         StorageError: a part cannot be read.
     """
     path = os.path.realpath(path)
-    with durable.storage_errors(path):
+    if not _is_text(path):
+        raise UnsafeFile(f"{path!r}: a path that is no UTF-8", hint="rename it, then run the same command again")
+    with reading_errors(path):
         if not os.path.lexists(path):
-            raise NotFound(f"{path}: no such file or directory")
+            raise NotFound(f"{path}: no such file or directory", hint="check the path: it is taken as it stands")
         if not os.path.isdir(path):
             return walk_files(os.path.dirname(path), [os.path.basename(path)])
         entries = [_entry(path, ".", os.stat(path), path)]
-        _descend(path, "", entries)
+        passed_over: list[str] = []
+        _descend(path, "", entries, passed_over)
         entries.sort(key=lambda entry: entry.path.encode())
-        return Walked(path, tuple(entries))
+        return Walked(path, tuple(entries), passed_over=tuple(sorted(passed_over)))
+
+
+def _is_text(path: str) -> bool:
+    """Tell whether JSON can hold a path; records say where files came from."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
 
 
 def walk_files(root: str, files: Iterable[str], *, follow: bool = False) -> Walked:
@@ -152,7 +171,7 @@ def walk_files(root: str, files: Iterable[str], *, follow: bool = False) -> Walk
         UnsafeFile, FormatError, StorageError: as `walk`.
     """
     chosen = frozenset(files)
-    with durable.storage_errors(root):
+    with reading_errors(root):
         entries = [
             _entry(root, path, os.stat(f"{root}/{path}"), os.path.realpath(f"{root}/{path}"))
             if follow or path == "."
@@ -161,6 +180,25 @@ def walk_files(root: str, files: Iterable[str], *, follow: bool = False) -> Walk
             if (os.path.exists if follow else os.path.lexists)(f"{root}/{path}")
         ]
     return Walked(root, tuple(entries), chosen)
+
+
+@contextmanager
+def reading_errors(what: str) -> Iterator[None]:
+    """Turn an `OSError` about what is to be taken in into the error a person can act on."""
+    try:
+        yield
+    except OSError as error:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else what
+        if error.errno in _GONE:
+            raise _vanished(path) from None
+        hint = "make it readable, or run as its owner" if isinstance(error, PermissionError) else None
+        raise StorageError(f"{path}: {error.strerror or error}", hint=hint) from error
+
+
+def _vanished(path: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path}: vanished, or became a link, while the checkpoint was read", code=_CHANGED, hint=_AGAIN
+    )
 
 
 def same_still(before: Walked, again: Walked) -> None:
@@ -177,21 +215,33 @@ def same_still(before: Walked, again: Walked) -> None:
             what = "appeared" if old is None else "vanished" if new is None else "changed"
             raise IntegrityError(
                 f"{before.root}/{path}: {what} while the checkpoint was read",
-                code="changed-while-read",
-                hint="wait until it is written, then run the same command again",
+                code=_CHANGED,
+                hint=_AGAIN,
             )
 
 
-def _descend(root: str, below: str, entries: list[Entry]) -> None:
+def _descend(root: str, below: str, entries: list[Entry], passed_over: list[str]) -> None:
     directory = f"{root}/{below}" if below else root
     with os.scandir(directory) as found:
         names = [item.name for item in found]
     for name in names:
         path = f"{below}/{name}" if below else name
         entry = _look(root, path, f"{root}/{path}")
+        if entry.kind == "directory" and (name.startswith(".") or is_store(entry.real)):
+            passed_over.append(path)
+            continue
         entries.append(entry)
         if entry.kind == "directory":
-            _descend(root, path, entries)
+            _descend(root, path, entries, passed_over)
+
+
+def is_store(directory: str) -> bool:
+    """Tell whether a directory is a store of ours: what it holds is no checkpoint, and it changes while we write."""
+    try:
+        with open(f"{directory}/{DOCUMENT}", "rb") as file:
+            return STORE_TAG.encode() in file.read(_STORE_HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def _look(root: str, path: str, real: str) -> Entry:
@@ -207,7 +257,10 @@ def _entry(root: str, path: str, found: os.stat_result, real: str) -> Entry:
         # A directory's own stamp is its name: that its entries stay the same is compared entry by entry.
         return Entry(path, "directory", real, "", 0, stat.S_IMODE(found.st_mode), found.st_mtime_ns)
     if not stat.S_ISREG(found.st_mode):
-        raise FormatError(f"{root}/{path}: neither a file, a directory nor a link; it cannot be taken in")
+        raise FormatError(
+            f"{root}/{path}: neither a file, a directory nor a link; it cannot be taken in",
+            hint="move it out of the way, or import a directory without it",
+        )
     mode = stat.S_IMODE(found.st_mode)
     return Entry(path, "file", real, stamp_of(found), found.st_size, mode, found.st_mtime_ns)
 
@@ -251,13 +304,11 @@ def check_path(path: str, where: str) -> None:
     Raises:
         UnsafeFile: it is absolute, has an empty, '.' or '..' part, control characters or bytes that are no UTF-8.
     """
-    parts = path.split("/")
-    sound = (path.isprintable() or all(unicodedata.category(letter) not in ("Cc", "Cs") for letter in path)) and not (
-        {"", ".", ".."} & set(parts)
-    )
-    if not sound or len(path.encode(errors="replace")) > _MAX_PATH_BYTES:
+    problem = path_problem(path)
+    if problem is not None:
         raise UnsafeFile(
-            f"{where}: a file name that cannot be kept: {path!r}", hint="rename it, then run the same command again"
+            f"{where}: a file name that cannot be kept: {path!r} ({problem})",
+            hint="rename it, then run the same command again",
         )
 
 
@@ -268,7 +319,11 @@ def check_target(target: str, where: str) -> None:
         UnsafeFile: it has control characters or bytes that are no UTF-8.
     """
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in target):
-        raise UnsafeFile(f"{where}: a link that cannot be kept: {target!r}", code="unsafe-link")
+        raise UnsafeFile(
+            f"{where}: a link that cannot be kept: {target!r}",
+            code="unsafe-link",
+            hint="remove it, then run the same command again",
+        )
 
 
 class WalkedTree:
@@ -302,7 +357,7 @@ class WalkedTree:
         entry = self._files.get(path) or self._alias.get(path)
         if entry is None or entry.size > _MAX_JSON_BYTES:
             return None
-        with FileSource(entry.real) as source:
+        with _opened(entry) as source:
             data = source.read(0, source.size)
         try:
             return json.loads(data)
@@ -311,7 +366,7 @@ class WalkedTree:
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         """See `Tree.read`."""
-        with FileSource(self._files[path].real) as source:
+        with _opened(self._files[path]) as source:
             return source.read(offset, length)
 
     def cut(self, path: str) -> Cut | Opaque:
@@ -322,13 +377,20 @@ class WalkedTree:
 
     def _cut(self, entry: Entry) -> Cut | Opaque:
         try:
-            with FileSource(entry.real) as source:
+            with _opened(entry) as source:
                 return cut_file(source, entry.path)
         except (FormatError, UnsafeFile) as error:
             if not self._as_opaque:
                 raise
             self.damaged[entry.path] = error.message
             return Opaque(error.message)
+
+
+def _opened(entry: Entry) -> FileSource:
+    try:
+        return FileSource(entry.real)
+    except NotFound:
+        raise _vanished(entry.real) from None
 
 
 def lying_file_hint(error: CkptfmtError) -> str:
