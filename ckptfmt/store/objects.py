@@ -10,7 +10,6 @@ from typing import Final, Protocol
 import blake3
 
 from ckptfmt.digest import FRAME_BYTES, Buffer, checksum_of
-from ckptfmt.encodings import encoding_named
 from ckptfmt.errors import CkptfmtError, DigestMismatch, IncompleteStore, NotFound
 from ckptfmt.format.shard import Stored, decoded_lengths
 from ckptfmt.storage.protocol import Storage
@@ -198,4 +197,6 @@ def _decoded(stored: Stored, index: int, data: bytes) -> Buffer:
     length = min(FRAME_BYTES, stored.length - index * FRAME_BYTES)
     if len(data) == length:
         return data
+    from ckptfmt.encodings import encoding_named  # noqa: PLC0415  (numpy: not for what only looks)
+
     return encoding_named(stored.encoding).decode(data, length, stored.element)

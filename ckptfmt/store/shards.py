@@ -6,13 +6,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import blake3
 
 from ckptfmt.digest import Buffer, checksum_of, digest_of, is_digest
-from ckptfmt.encodings import encoding_named
-from ckptfmt.encodings.chooser import Effort, choose
 from ckptfmt.errors import FormatError, IntegrityError
 from ckptfmt.format.safetensors import LENGTH_BYTES, header_length
 from ckptfmt.format.shard import (
@@ -30,6 +28,9 @@ from ckptfmt.format.shard import (
     raw_hint,
 )
 from ckptfmt.storage.protocol import Storage, Upload
+
+if TYPE_CHECKING:
+    from ckptfmt.encodings.chooser import Effort
 
 PREFIX: Final = "shards/"
 _SUFFIX: Final = ".safetensors"
@@ -243,6 +244,8 @@ class ObjectWriter:
     def append(self, frame: Buffer) -> None:
         """Take the next frame. It must not change afterwards."""
         if not self._taken:
+            from ckptfmt.encodings.chooser import choose  # noqa: PLC0415  (numpy: not for what only looks)
+
             self._encoding = choose(frame, self._dtype, self._effort)
             self._head = checksum_of(frame)
         self._taken += len(frame)
@@ -283,6 +286,8 @@ class ObjectWriter:
 
 
 def _encode(encoding: str, frame: Buffer, element: str | None) -> Buffer:
+    from ckptfmt.encodings import encoding_named  # noqa: PLC0415
+
     stored = encoding_named(encoding).encode(frame, element)
     return frame if stored is None or len(stored) >= len(frame) else stored
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Executor
 
 import blake3
-import numpy as np
 
 from ckptfmt.containers.protocol import Cut, CutTensor, Opaque, Span
 from ckptfmt.digest import FRAME_BYTES
@@ -112,7 +112,9 @@ def _gathered(
     stream: FileStream, begin: int, shape: tuple[int, ...], strides: tuple[int, ...], width: int
 ) -> Iterator[bytes]:
     """The elements of a strided view in C order, in blocks of leading rows: of the storage, only what they span."""
-    rows = max(1, _GATHER_BYTES * shape[0] // max(1, width * int(np.prod(shape))))
+    import numpy as np  # noqa: PLC0415
+
+    rows = max(1, _GATHER_BYTES * shape[0] // max(1, width * math.prod(shape)))
     inner = sum((count - 1) * stride for count, stride in zip(shape[1:], strides[1:], strict=True))
     for row in range(0, shape[0], rows):
         count = min(rows, shape[0] - row)
