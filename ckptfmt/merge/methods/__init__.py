@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
 
 from ckptfmt.merge.methods.bases import Base
-from ckptfmt.merge.methods.keys import read_keys
 from ckptfmt.merge.methods.ledger import Ledger
-from ckptfmt.merge.methods.lora import missing, plan_lora
-from ckptfmt.merge.methods.trained import plan_trained
+from ckptfmt.merge.methods.table import METHODS, REFUSED, planner
 from ckptfmt.merge.protocol import Adapter, Changes, Setting, Spec
 
-__all__ = ["METHODS", "plan_changes"]
+__all__ = ["METHODS", "REFUSED", "plan_changes"]
 
 
 def plan_changes(adapter: Adapter, base: Mapping[str, Spec], setting: Setting) -> Changes:
@@ -29,17 +26,8 @@ def plan_changes(adapter: Adapter, base: Mapping[str, Spec], setting: Setting) -
     Raises:
         MergeError: it cannot be merged, with the reason; nothing was computed.
     """
+    plan = planner(adapter)
     ledger = Ledger(adapter, Base(base, setting.model_config), setting)
     ledger.base.refuse_quantized(adapter.name)
-    METHODS[adapter.method](ledger)
+    plan(ledger)
     return ledger.changes()
-
-
-def _lora(ledger: Ledger) -> None:
-    keys = read_keys(ledger.adapter.tensors, ledger.adapter.config)
-    plan_trained(ledger, keys)
-    rest = plan_lora(ledger, keys)
-    missing(ledger, rest, lambda _: False)
-
-
-METHODS: Final[Mapping[str, Callable[[Ledger], None]]] = {"LORA": _lora}

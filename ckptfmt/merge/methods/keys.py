@@ -61,7 +61,7 @@ def read_keys(names: Iterable[str], config: Mapping[str, Any]) -> AdapterKeys:
             keys.other.append(name)
         elif _HELD + "." in key:
             keys.held["".join(key.rsplit(_HELD, 1))] = name
-        elif _is_saved(key, saved):
+        elif is_saved(key, saved):
             keys.saved[key] = name
         else:
             keys.held[key] = name
@@ -84,6 +84,19 @@ def pattern_value(patterns: Mapping[str, Any] | None, module: str, default: Any)
     return default
 
 
+def is_targeted(config: Mapping[str, Any], module: str) -> bool:
+    """Whether peft would put a layer on a module. Source: `check_target_module_exists` and `match_target_against_key`.
+
+    Where the configuration leaves the choice to peft (no `target_modules`, "all-linear"), whatever has tensors is.
+    """
+    targets = config.get("target_modules")
+    if targets is None or (isinstance(targets, str) and targets.lower() == "all-linear"):
+        return True
+    if isinstance(targets, str):
+        return re.fullmatch(targets, module) is not None
+    return any(f".{module}".endswith(f".{target}") for target in targets)
+
+
 def _split_lora(key: str) -> tuple[str, str]:
     if key.endswith(".lora_magnitude_vector.weight"):
         return key.removesuffix(".lora_magnitude_vector.weight"), "lora_magnitude_vector"
@@ -91,5 +104,6 @@ def _split_lora(key: str) -> tuple[str, str]:
     return key.removesuffix("." + part) if part else key, part
 
 
-def _is_saved(key: str, saved: tuple[str, ...]) -> bool:
+def is_saved(key: str, saved: tuple[str, ...]) -> bool:
+    """Whether a name is one of the modules trained in full, or lies below one."""
     return any(re.match(rf"(^|.*\.){re.escape(module)}($|\..*)", key) for module in saved)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from ckptfmt.merge.methods.bases import HEADS
-from ckptfmt.merge.methods.keys import AdapterKeys, pattern_value
+from ckptfmt.merge.methods.keys import AdapterKeys, is_targeted, pattern_value
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.steps import AddBias, AddProduct, Decompose
 from ckptfmt.merge.methods.trained import tied_targets
@@ -48,8 +48,23 @@ def plan_lora(ledger: Ledger, keys: AdapterKeys) -> tuple[str, ...]:
     """
     if not is_plain(ledger):
         return tuple(keys.lora)
-    order = sorted(keys.lora, key=lambda module: _leaf(module) in HEADS)
+    ignored = {module for module in keys.lora if not _is_wrapped(ledger, module)}
+    if ignored and len(ignored) == len(keys.lora):
+        raise ledger.error(f"none of its modules is one of its target_modules, as {min(ignored)} is not")
+    for module in sorted(ignored):
+        ledger.note(f"{module} is not one of the adapter's target_modules: peft ignores its factors, and so does this")
+    order = sorted(keys.lora.keys() - ignored, key=lambda module: (_leaf(module) in HEADS, module))
     return tuple(module for module in order if not _plan_module(ledger, module, keys.lora[module]))
+
+
+def _is_wrapped(ledger: Ledger, module: str) -> bool:
+    """Whether peft puts a layer on a module: it is a target, or the head that follows a targeted embedding."""
+    config = ledger.adapter.config
+    if is_targeted(config, module):
+        return True
+    targets = config.get("target_modules") or ()
+    follows = bool(config.get("ensure_weight_tying")) and _leaf(module) in HEADS and ledger.base.tied
+    return follows and any(each.rpartition(".")[2] == "embed_tokens" for each in targets if isinstance(targets, list))
 
 
 def _plan_module(ledger: Ledger, module: str, parts: dict[str, str]) -> bool:

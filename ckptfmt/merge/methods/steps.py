@@ -9,12 +9,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 
 from ckptfmt.merge.methods.arithmetic import HALVES, TORCH_DTYPES, computed_dtype, held_dtype, product_rows
 from ckptfmt.merge.protocol import Adapter, Spec
+
+_ALIGNMENT: Final = 64
+"""Bytes; torch's own tensors lie at such addresses, and BLAS may round others differently."""
 
 
 class Step(Protocol):
@@ -46,7 +49,10 @@ class Held:
         with self._lock:
             found = self._tensors.get((held, device))
             if found is None:
-                found = self._tensors[held, device] = self.adapter.read(self.name).to(held).to(device)
+                found = self.adapter.read(self.name).to(held).to(device)
+                if found.data_ptr() % _ALIGNMENT:
+                    found = found.clone()
+                self._tensors[held, device] = found
             return found
 
     def close(self) -> None:

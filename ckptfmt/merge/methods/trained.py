@@ -17,6 +17,10 @@ from ckptfmt.merge.protocol import Spec
 _TYING: dict[str, bool] = {"tie_word_embeddings": False}
 
 
+_PEFT_NAMES = frozenset({"embed_tokens", "lm_head"})
+"""The embeddings that peft knows as such: `ensure_weight_tying` does nothing for others (`EMBEDDING_LAYER_NAMES`)."""
+
+
 def plan_trained(ledger: Ledger, keys: AdapterKeys) -> None:
     """Plan everything but the method's own modules, in the order in which peft does it.
 
@@ -26,9 +30,9 @@ def plan_trained(ledger: Ledger, keys: AdapterKeys) -> None:
     lora = set(keys.lora)
     for name, tensor in keys.held.items():
         _load(ledger, name, tensor, lora)
-    _save_modules(ledger, keys.saved)
-    for module, tensor in keys.tokens.items():
-        _replace_rows(ledger, module, tensor)
+    _save_modules(ledger, keys)
+    for module in sorted(keys.tokens, key=lambda name: name.rpartition(".")[2] in HEADS):
+        _replace_rows(ledger, module, keys.tokens[module])
     _resize(ledger)
 
 
@@ -44,13 +48,18 @@ def _load(ledger: Ledger, name: str, tensor: str, lora: Iterable[str]) -> None:
     _replace(ledger, target, tensor)
 
 
-def _save_modules(ledger: Ledger, saved: Mapping[str, str]) -> None:
+def _ties(ledger: Ledger) -> bool:
+    named = ledger.adapter.config.get("modules_to_save") or ()
+    return any(name.rpartition(".")[2] in _PEFT_NAMES for name in named)
+
+
+def _save_modules(ledger: Ledger, keys: AdapterKeys) -> None:
     """Modules trained in full. Where one of a tied pair is, the pair is untied, as `merge_and_unload` does it."""
-    base = ledger.base
+    base, saved = ledger.base, keys.saved
     embedding = next((name for name in saved if _leaf(name) in INPUTS and base.find(name) == base.embedding), None)
     head = next((name for name in saved if _leaf(name) in HEADS and name.endswith(".weight")), None)
     tied = base.tied and (base.head is None or bool(base.config.get("tie_word_embeddings")))
-    keep = tied and bool(ledger.adapter.config.get("ensure_weight_tying")) and embedding is not None
+    keep = tied and bool(ledger.adapter.config.get("ensure_weight_tying")) and embedding is not None and _ties(ledger)
     for name, tensor in saved.items():
         if tied and base.head is None and name == head:
             continue
@@ -62,7 +71,9 @@ def _save_modules(ledger: Ledger, saved: Mapping[str, str]) -> None:
     if not tied or keep or not (embedding or head):
         return
     if base.head is None:
-        _untie(ledger, saved.get(head or ""), head or "lm_head.weight")
+        loaded = next((name for name in keys.held if _leaf(name) in HEADS), None)
+        name = head or loaded or "lm_head.weight"
+        _untie(ledger, saved.get(name) or keys.held.get(name), name)
     ledger.config |= _TYING
     ledger.note("input and output embeddings are no longer one tensor: the adapter trained one of them in full")
 

@@ -1,0 +1,341 @@
+"""Every method that peft can merge, by peft's own layers, one module at a time.
+
+Planning puts peft's layers on a shadow without tensors, loads tensors without contents into them, and merges those:
+whatever peft refuses, it refuses there, before any work. The merge of a module then puts the same layers on that
+module alone, with its real tensors. Methods that share state between modules keep one shadow with all layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from ckptfmt.errors import MergeError
+from ckptfmt.merge.methods.ledger import Ledger
+from ckptfmt.merge.methods.shadow import Shadow, build_shadow, stand_in
+from ckptfmt.merge.methods.steps import Step, blend
+from ckptfmt.merge.protocol import Adapter, Setting, Spec
+
+NAME: Final = "default"
+SHARED: Final = frozenset({"VERA", "PVERA", "VBLORA", "RANDLORA", "UNILORA", "FROD"})
+"""Methods whose layers take part of their state from the model, so that a module alone is not enough."""
+_REFUSALS: Final = (ValueError, NotImplementedError, TypeError, RuntimeError, KeyError, AttributeError, IndexError)
+"""What peft raises for what it cannot do; each is told to the user in its words."""
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A `PeftModel`, and the names of tensors that its layers need and the adapter lacks."""
+
+    model: Any
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PeftLayers:
+    """One adapter's layers: how to make them, and their tensors.
+
+    Attributes:
+        config: the adapter's, without what `trained.py` does.
+        tensors: the adapter's tensors that belong to layers.
+    """
+
+    adapter: Adapter
+    setting: Setting
+    shadow: Shadow
+    config: Mapping[str, Any]
+    tensors: tuple[str, ...]
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _whole: list[Any] = field(default_factory=list)
+
+    def wrap(self, model: nn.Module, names: Sequence[str], *, meta: bool, only: str | None = None) -> Wrapped:
+        """Put layers on `model` and load `names` into them, as `PeftModel.from_pretrained` does.
+
+        Args:
+            model: changed in place.
+            names: the adapter's tensors to load.
+            meta: load tensors without contents: only names and shapes are wanted.
+            only: the one module to put a layer on.
+        """
+        import peft  # noqa: PLC0415
+
+        made = peft.PeftConfig.from_peft_type(**copy.deepcopy(dict(self.config)))
+        made.inference_mode = True
+        if only is not None:
+            _narrow(made, only)
+        with _quiet():
+            cast = self.setting.autocast_adapter
+            wrapped = peft.PeftModel(model, made, NAME, autocast_adapter_dtype=cast, low_cpu_mem_usage=meta)
+            specs = self.adapter.tensors
+            state = {name: _shape_of(specs[name]) if meta else self.adapter.read(name) for name in names}
+            found = peft.set_peft_model_state_dict(wrapped, state, NAME, low_cpu_mem_usage=meta)
+            wrapped.base_model._cast_adapter_dtype(adapter_name=NAME, autocast_adapter_dtype=cast)
+            wrapped.eval()
+        return Wrapped(wrapped, _missing(wrapped, found.missing_keys))
+
+    def merge(self, module: str, layer: str, parameters: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Merge one module.
+
+        Args:
+            module: its name in memory.
+            layer: the name of the layer on it.
+            parameters: its parameters, by their names below it.
+
+        Returns:
+            The parameters afterwards.
+        """
+        if self.config["peft_type"] in SHARED or self.config.get("target_parameters"):
+            return self._merge_shared(layer, parameters)
+        tree = nn.Module()
+        real = self.shadow.module(module)
+        _put(real, parameters)
+        parent = tree
+        *path, leaf = module.split(".")
+        for part in path:
+            parent.add_module(part, nn.Module())
+            parent = getattr(parent, part)
+        parent.add_module(leaf, real)
+        own = [name for name in self.tensors if name.startswith(f"base_model.model.{module}.")]
+        with _quiet(), torch.no_grad():
+            merged = self.wrap(tree, own, meta=False, only=module).model.merge_and_unload()
+            return _parameters(merged.get_submodule(module), parameters)
+
+    def _merge_shared(self, layer: str, parameters: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        with self._lock, _quiet(), torch.no_grad():
+            if not self._whole:
+                model = copy.deepcopy(self.shadow.model)
+                stand_in(model)
+                self._whole.append(self.wrap(model, self.tensors, meta=False).model.base_model.model)
+            found = self._whole[0].get_submodule(layer)
+            base = found.get_base_layer()
+            before = {name: base.get_parameter(name) for name in parameters}
+            _put(base, parameters)
+            wrapped = found
+            while hasattr(wrapped, "base_layer"):
+                wrapped.merge()
+                wrapped = wrapped.base_layer
+            merged = _parameters(base, parameters)
+            for name, parameter in before.items():
+                _set(base, name, parameter)
+            return merged
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """The change of one module, as a `ModuleChange`.
+
+    Attributes:
+        targets: the tensors of the base's files that hold its parameters.
+        module: its name in memory.
+        layer: the name of peft's layer on it.
+        parameters: names of its parameters.
+        first: what happens to the tensors of the files before.
+    """
+
+    targets: tuple[str, ...]
+    layers: PeftLayers
+    module: str
+    layer: str
+    parameters: tuple[str, ...]
+    first: Mapping[str, Sequence[Step]]
+
+    def outputs(self, inputs: Mapping[str, Spec]) -> Mapping[str, Spec]:
+        """Merging keeps dtypes and shapes."""
+        return dict(inputs)
+
+    def apply(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The tensors after peft merged them."""
+        sources = {name: self.layers.shadow.sources[f"{self.module}.{name}"] for name in self.parameters}
+        tensors = {name: _stepped(tensor, self.first.get(name, ())) for name, tensor in tensors.items()}
+        before = {name: source.read(tensors).clone() for name, source in sources.items()}
+        try:
+            merged = self.layers.merge(self.module, self.layer, before)
+        except _REFUSALS as error:
+            message = f"adapter {self.layers.adapter.name}: {self.module} could not be merged: {error}"
+            raise MergeError(message) from error
+        found: dict[str, torch.Tensor] = {}
+        for name, source in sources.items():
+            for file, tensor in source.write(merged[name].detach()).items():
+                found[file] = blend(tensors[file], tensor.contiguous(), self.layers.setting.weight)
+        return found
+
+
+def plan_layers(ledger: Ledger, tensors: Sequence[str], modules: Sequence[str] | None = None) -> None:
+    """Plan the modules of an adapter through peft's layers.
+
+    Args:
+        ledger: takes the changes.
+        tensors: the adapter's tensors that belong to layers.
+        modules: put layers on these only; None for those that the configuration names.
+
+    Raises:
+        MergeError: peft cannot merge it, in peft's words.
+    """
+    transposed = bool(ledger.adapter.config.get("fan_in_fan_out"))
+    shadow = build_shadow(ledger.base, transposed=transposed)
+    config = _own_config(ledger, shadow, modules)
+    layers = PeftLayers(ledger.adapter, ledger.setting, shadow, config, tuple(tensors))
+    wrapped = _rehearse(ledger, layers)
+    if wrapped.missing:
+        raise ledger.error(f"it lacks the tensor {wrapped.missing[0]}")
+    for layer, module, parameters, scaling in _tuner_layers(wrapped.model.base_model.model):
+        ledger.modules.append(_change(ledger, layers, layer, module, parameters))
+        if scaling is not None:
+            ledger.scaling |= dict.fromkeys(ledger.modules[-1].targets[:1], scaling * ledger.setting.weight)
+
+
+def _rehearse(ledger: Ledger, layers: PeftLayers) -> Wrapped:
+    """Wrap and merge a shadow without contents; where a method looks at contents, wrap one that has zeros."""
+    model = copy.deepcopy(layers.shadow.model)
+    try:
+        wrapped = layers.wrap(model, layers.tensors, meta=True)
+        with _quiet(), torch.no_grad():
+            for each in list(wrapped.model.base_model.model.modules()):
+                if hasattr(each, "base_layer") and hasattr(each, "merge"):
+                    each.merge()
+    except _REFUSALS as error:
+        if "meta" not in str(error):
+            raise ledger.error(str(error)) from error
+    else:
+        return wrapped
+    model = copy.deepcopy(layers.shadow.model)
+    stand_in(model)
+    try:
+        return layers.wrap(model, layers.tensors, meta=False)
+    except _REFUSALS as error:
+        raise ledger.error(str(error)) from error
+
+
+def _missing(wrapped: Any, keys: Sequence[str]) -> tuple[str, ...]:
+    """Of the keys that were not loaded, those that peft would have saved."""
+    import peft  # noqa: PLC0415
+
+    saved = peft.get_peft_model_state_dict(wrapped, adapter_name=NAME, save_embedding_layers=False)
+    shorten = type(wrapped.base_model)._remove_adapter_name_from_key
+    return tuple(name for key in keys if (name := shorten(key, NAME)) in saved)
+
+
+def _shape_of(spec: Spec) -> torch.Tensor:
+    return torch.empty(spec.shape, dtype=_DTYPES[spec.dtype], device="meta")
+
+
+def _change(ledger: Ledger, layers: PeftLayers, layer: str, module: str, parameters: Sequence[str]) -> LayerChange:
+    known = [name for name in parameters if f"{module}.{name}" in layers.shadow.sources]
+    files = [file for name in known for file in layers.shadow.sources[f"{module}.{name}"].files]
+    if not files:
+        raise ledger.error(f"the base has no tensors of {module}")
+    for file in files:
+        ledger.base.dtype(file)
+        if file in ledger.shapes:
+            raise ledger.error(f"it resizes {file}, which its method changes as well")
+    first = {file: ledger.steps.pop(file) for file in files if file in ledger.steps}
+    return LayerChange(tuple(dict.fromkeys(files)), layers, module, layer, tuple(known), first)
+
+
+def _own_config(ledger: Ledger, shadow: Shadow, modules: Sequence[str] | None) -> dict[str, Any]:
+    """The adapter's configuration for its layers alone: what is trained in full is left to `trained.py`."""
+    config = dict(ledger.adapter.config)
+    saved = config.pop("modules_to_save", None) or ()
+    config.pop("trainable_token_indices", None)
+    config["peft_type"] = ledger.adapter.method
+    if "bias" in config:
+        config["bias"] = "none"
+    if modules is not None:
+        config["target_modules"] = sorted(modules)
+        config.pop("layers_to_transform", None)
+    elif saved:
+        from ckptfmt.merge.methods.keys import is_saved  # noqa: PLC0415
+
+        excluded = [name for name, _ in shadow.model.named_modules() if name and is_saved(name, tuple(saved))]
+        present = config.get("exclude_modules")
+        if isinstance(present, str):
+            config["exclude_modules"] = "|".join([f"(?:{present})", *map(_literal, excluded)])
+        else:
+            config["exclude_modules"] = [*(present or ()), *excluded]
+    return config
+
+
+def _literal(name: str) -> str:
+    return name.replace(".", r"\.")
+
+
+def _narrow(config: Any, module: str) -> None:
+    """Make a configuration that puts a layer on one module."""
+    feedforward = getattr(config, "feedforward_modules", None)
+    if feedforward is not None:
+        from peft.tuners.ia3 import IA3Model  # noqa: PLC0415
+
+        config.feedforward_modules = {module} if IA3Model._check_target_module_feedforward(config, module) else set()
+    config.target_modules = {module}
+    for name in ("layers_to_transform", "layers_pattern", "exclude_modules"):
+        if hasattr(config, name):
+            setattr(config, name, None)
+
+
+def _tuner_layers(model: nn.Module) -> Iterator[tuple[str, str, list[str], float | None]]:
+    """Outermost layers: their name, the module's name, its parameters, and the scaling."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415
+
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, BaseTunerLayer) or any(name.startswith(outer) for outer in inside):
+            continue
+        inside.append(name + ".")
+        base = module.get_base_layer()
+        scaling = getattr(module, "scaling", None)
+        value = scaling.get(NAME) if isinstance(scaling, dict) else None
+        names = [each.replace("base_layer.", "") for each, _ in base.named_parameters() if ".lora_" not in f".{each}"]
+        yield name, name, names, float(value) if isinstance(value, int | float) else None
+
+
+def _stepped(tensor: torch.Tensor, steps: Sequence[Step]) -> torch.Tensor:
+    if steps:
+        tensor = tensor.clone()
+    for step in steps:
+        tensor = step.rows(tensor, 0)
+        step.close()
+    return tensor
+
+
+def _put(module: nn.Module, parameters: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in parameters.items():
+        _set(module, name, nn.Parameter(tensor, requires_grad=False))
+
+
+def _set(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    path, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(path), leaf, parameter)
+
+
+def _parameters(module: nn.Module, names: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: module.get_parameter(name).data for name in names}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without peft's warnings, and without moving the process's random state."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        yield
+
+
+_DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}

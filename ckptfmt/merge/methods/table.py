@@ -1,0 +1,108 @@
+"""The closed table of methods: who plans each, and why some cannot be merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ckptfmt.errors import MergeError
+from ckptfmt.merge.methods.keys import AdapterKeys, read_keys
+from ckptfmt.merge.methods.ledger import Ledger
+from ckptfmt.merge.methods.lora import plan_lora
+from ckptfmt.merge.methods.peft_layers import plan_layers
+from ckptfmt.merge.methods.trained import plan_trained
+from ckptfmt.merge.protocol import Adapter
+
+Planner = Callable[[Ledger], None]
+
+_PROMPTS: Final = "it learns inputs, not weights: there is nothing to add to the base"
+_ROUTED: Final = "it chooses between experts for each token: no single weights give that"
+_LAYERS: Final = (
+    *("ADALORA", "ADAMSS", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA"),
+    *("HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "MISS", "OFT", "OSF", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD"),
+    *("SHIRA", "SUPERTUNING", "TINYLORA", "UNILORA", "VBLORA", "VERA", "WAVEFT"),
+)
+
+REFUSED: Final[Mapping[str, str]] = {
+    "PROMPT_TUNING": _PROMPTS,
+    "MULTITASK_PROMPT_TUNING": _PROMPTS,
+    "P_TUNING": _PROMPTS,
+    "PREFIX_TUNING": _PROMPTS,
+    "CPT": _PROMPTS,
+    "CARTRIDGE": _PROMPTS,
+    "ADAPTION_PROMPT": "it adds gated prompts inside attention: there is nothing to add to the base",
+    "XLORA": _ROUTED,
+    "POLY": _ROUTED,
+    "LILY": _ROUTED,
+    "SHADOW": "it runs a second network beside the base: no single weights give that",
+}
+"""Methods that cannot be merged, with the reason."""
+
+
+def planner(adapter: Adapter) -> Planner:
+    """The planner of an adapter's method.
+
+    Raises:
+        MergeError: the method cannot be merged, or is not known.
+    """
+    method = adapter.method
+    if method in REFUSED:
+        raise MergeError(
+            f"adapter {adapter.name} cannot be merged: {method} is not a change of weights; {REFUSED[method]}",
+            hint="use it unmerged, with peft",
+        )
+    if method not in METHODS:
+        raise MergeError(
+            f"adapter {adapter.name} cannot be merged: method {method!r} is not known",
+            hint=f"known are {', '.join(sorted(METHODS))}",
+        )
+    return METHODS[method]
+
+
+def _lora(ledger: Ledger) -> None:
+    keys = read_keys(ledger.adapter.tensors, ledger.adapter.config)
+    _refuse_lora(ledger)
+    plan_trained(ledger, keys)
+    rest = plan_lora(ledger, keys)
+    fused = bool(ledger.adapter.config.get("target_parameters"))
+    if rest or keys.other or fused:
+        own = [name for module in rest for name in keys.lora[module].values()]
+        plan_layers(ledger, [*own, *keys.other], None if fused or keys.other else rest)
+
+
+def _refuse_lora(ledger: Ledger) -> None:
+    config = ledger.adapter.config
+    if config.get("layer_replication"):
+        raise ledger.error(
+            "it replicates layers, and peft adds the updates of all replicas to the one weight that they share",
+            hint="use it unmerged, with peft",
+        )
+    if config.get("arrow_config"):
+        raise ledger.error(f"Arrow routes between adapters; {_ROUTED}", hint="use it unmerged, with peft")
+    if config.get("alora_invocation_tokens"):
+        raise ledger.error(
+            "activated LoRA changes only the tokens after its invocation: no single weights give that",
+            hint="use it unmerged, with peft",
+        )
+
+
+def _tokens(ledger: Ledger) -> None:
+    plan_trained(ledger, read_keys(ledger.adapter.tensors, ledger.adapter.config))
+
+
+def _layers(ledger: Ledger) -> None:
+    """Tensors under names that the base has are trained in full; the others belong to the method's layers."""
+    keys = read_keys(ledger.adapter.tensors, ledger.adapter.config)
+    base = ledger.base
+    held = {name: tensor for name, tensor in keys.held.items() if base.shared(name) is not None}
+    layers = [tensor for name, tensor in keys.held.items() if name not in held] + keys.other
+    plan_trained(ledger, AdapterKeys(tokens=keys.tokens, held=held, saved=keys.saved))
+    plan_layers(ledger, sorted(layers))
+
+
+METHODS: Final[Mapping[str, Planner]] = {
+    "LORA": _lora,
+    "TRAINABLE_TOKENS": _tokens,
+    **dict.fromkeys(_LAYERS, _layers),
+}
+"""Every method that can be merged, by its `peft_type`."""
