@@ -77,7 +77,7 @@ def assert_tidy(place: Place) -> None:
     """Nothing that was begun and not finished is left."""
     assert files_below(place.store / "tmp") == set()
     assert files_below(place.store / "pins") == set()
-    assert [path for path in place.work.rglob("*.ckptfmt-partial")] == []
+    assert list(place.work.rglob("*.ckptfmt-partial")) == []
 
 
 def calls_of(verb: Verb, place: Place, work: Path) -> list[str]:

@@ -1,0 +1,320 @@
+"""Storage in a directory keeps the contract, and what only a file system can break holds too."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ckptfmt.errors import NotFound, StorageError
+from ckptfmt.storage import durable
+from ckptfmt.storage.local import LocalStorage
+from tests.faults import seam
+from tests.storage.conformance import StorageConformance
+
+
+class LocalRaw:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def get(self, key: str) -> bytes | None:
+        path = self._root / key
+        return path.read_bytes() if path.exists() else None
+
+    def set(self, key: str, data: bytes) -> None:
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def keys(self) -> set[str]:
+        return {path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file()}
+
+
+class TestLocalStorage(StorageConformance):
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> LocalStorage:
+        return LocalStorage(str(tmp_path))
+
+    @pytest.fixture
+    def raw(self, tmp_path: Path) -> LocalRaw:
+        return LocalRaw(tmp_path)
+
+
+class WithoutLinks:
+    """A file system on which `link` is not permitted."""
+
+    def __init__(self, number: int = errno.EPERM) -> None:
+        self.number = number
+
+    def before(self, call: str, arguments: tuple[object, ...]) -> None:
+        if call == "link":
+            raise OSError(self.number, os.strerror(self.number))
+
+    def after(self, call: str, arguments: tuple[object, ...], result: object) -> None:
+        return
+
+
+class TestWithoutHardLinks(TestLocalStorage):
+    @pytest.fixture(autouse=True)
+    def no_links(self) -> object:
+        with durable.observed(WithoutLinks()):
+            yield
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK])
+def test_each_way_to_say_that_there_are_no_hard_links(number: int, tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path))
+    with durable.observed(WithoutLinks(number)):
+        assert storage.put_if_absent("refs/a/1.json", b"first")
+        assert not storage.put_if_absent("refs/a/1.json", b"second")
+    assert storage.read("refs/a/1.json", 0, 99) == b"first"
+
+
+def test_without_hard_links_a_failed_creation_leaves_nothing(tmp_path: Path) -> None:
+    """So that the same can be tried again."""
+    storage = LocalStorage(str(tmp_path))
+    with durable.observed(WithoutLinks()):
+        storage.put_if_absent("refs/a/1.json", b"0")
+    seen = 0
+    while True:
+        fault = seam.failing_with(errno.EIO, seen)
+
+        class Both(WithoutLinks):
+            def before(self, call: str, arguments: tuple[object, ...], fault: seam.Failing = fault) -> None:
+                fault.before(call, arguments)
+                super().before(call, arguments)
+
+        key = f"refs/a/{seen + 2}.json"
+        with durable.observed(Both()):
+            try:
+                assert storage.put_if_absent(key, b"whole")
+            except StorageError:
+                assert storage.size(key) in (None, 5)
+        if not fault.hit:
+            break
+        seen += 1
+    assert seen > 5
+
+
+def _claim(root: str, keys: int, gate: object, won: object) -> None:
+    storage = LocalStorage(root)
+    gate.wait()  # type: ignore[attr-defined]
+    for number in range(keys):
+        if storage.put_if_absent(f"refs/a/{number}.json", str(os.getpid()).encode() * 50):
+            won.put((number, os.getpid()))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_of_many_processes_wins(links: bool, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    keys, writers = 40, 6
+    gate, won = context.Barrier(writers), context.Queue()
+    target: Callable[..., None] = _claim if links else _claim_without_links
+    processes = [context.Process(target=target, args=(str(tmp_path), keys, gate, won)) for _ in range(writers)]
+    for process in processes:
+        process.start()
+    winners = [won.get(timeout=60) for _ in range(keys)]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert won.empty()
+    assert sorted(number for number, _ in winners) == list(range(keys))
+    storage = LocalStorage(str(tmp_path))
+    assert all(storage.read(f"refs/a/{n}.json", 0, 9999) == str(pid).encode() * 50 for n, pid in winners)
+    assert list(storage.list("tmp/")) == []
+
+
+def _claim_without_links(root: str, keys: int, gate: object, won: object) -> None:
+    with durable.observed(WithoutLinks()):
+        _claim(root, keys, gate, won)
+
+
+def test_a_lost_answer_to_link_is_looked_into(tmp_path: Path) -> None:
+    """Over NFS a link may be made and its answer lost; the repeated call then says that the name exists."""
+    storage = LocalStorage(str(tmp_path))
+    link = os.link
+
+    def made_and_lost(source: str, target: str) -> None:
+        link(source, target)
+        link(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", made_and_lost)
+        assert storage.put_if_absent("refs/a/1.json", b"mine")
+        assert not storage.put_if_absent("refs/a/1.json", b"theirs")
+    assert storage.read("refs/a/1.json", 0, 9) == b"mine"
+
+
+def test_a_stale_handle_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = LocalStorage(str(tmp_path))
+    storage.put("a/x", b"data")
+    opened, left = os.open, [2]
+
+    def stale(path: str, *arguments: int) -> int:
+        if path.endswith("a/x") and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(os, "open", stale)
+    assert storage.read("a/x", 0, 9) == b"data"
+    left[0] = 99
+    with pytest.raises(StorageError) as caught:
+        storage.read("a/x", 0, 9)
+    assert caught.value.code == "io"
+
+
+def test_short_reads_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = LocalStorage(str(tmp_path))
+    storage.put("a/x", bytes(range(200)))
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, length, offset: pread(descriptor, min(length, 7), offset))
+    assert storage.read("a/x", 3, 100) == bytes(range(3, 103))
+    assert storage.read("a/x", 150, 999) == bytes(range(150, 200))
+
+
+def test_an_error_of_the_disk_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = LocalStorage(str(tmp_path))
+    storage.put("a/x", b"data")
+
+    def bad(descriptor: int, length: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", bad)
+    with pytest.raises(StorageError, match="a/x") as caught:
+        storage.read("a/x", 0, 4)
+    assert caught.value.code == "io"
+
+
+def test_asking_for_much_takes_no_more_memory_than_there_is_to_read(tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path))
+    storage.put("a/x", b"small")
+
+    def read_with_little_memory() -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+        if storage.read("a/x", 0, 1 << 30) != b"small":
+            os.kill(os.getpid(), signal.SIGABRT)
+
+    assert seam.in_child(read_with_little_memory) == 0
+
+
+def test_reading_writes_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "x").write_bytes(b"data")
+    before = {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]}
+    counter = seam.Counter()
+    with durable.observed(counter):
+        storage = LocalStorage(str(root))
+        storage.read("a/x", 0, 9)
+        storage.size("a/x")
+        list(storage.list("a/"))
+        list(storage.directories("a/"))
+        with pytest.raises(NotFound):
+            storage.read("b/y", 0, 1)
+    assert counter.calls == []
+    assert {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]} == before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_directory_that_may_only_be_read(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "x").write_bytes(b"data")
+    for path in [root, *root.parents]:
+        if path.stat().st_uid == os.getuid() and str(path).startswith("/tmp"):
+            path.chmod(0o755)
+
+    def as_nobody() -> None:
+        os.setuid(65534)
+        storage = LocalStorage(str(root))
+        sound = storage.read("a/x", 0, 9) == b"data" and [item.key for item in storage.list("a/")] == ["a/x"]
+        try:
+            storage.put("a/y", b"1")
+        except StorageError as error:
+            sound = sound and error.code == "read-only" and error.exit_code == 1
+        else:
+            sound = False
+        if not sound:
+            os.kill(os.getpid(), signal.SIGABRT)
+
+    assert seam.in_child(as_nobody) == 0
+
+
+@pytest.mark.parametrize("reserve", [0, 8])
+def test_an_upload_that_fails_anywhere_leaves_nothing(reserve: int, tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path))
+    storage.put("tmp/made", b"")
+    storage.delete("tmp/made")
+
+    def run() -> None:
+        upload = storage.upload(reserve)
+        try:
+            upload.write(b"data" * 100)
+            upload.finish(b"h" * reserve, "shards/ab/x")
+        finally:
+            upload.abort()
+
+    at = 0
+    while True:
+        fault = seam.failing_with(errno.ENOSPC, at)
+        with durable.observed(fault):
+            try:
+                run()
+            except StorageError as error:
+                assert error.code == "disk-full"
+        assert list(storage.list("tmp/")) == []
+        if not fault.hit:
+            break
+        at += 1
+    assert at > 5
+    assert storage.size("shards/ab/x") == 400 + reserve
+
+
+@pytest.mark.parametrize("call", ["put", "put_if_absent"])
+def test_a_put_that_fails_anywhere_leaves_nothing_unfinished(call: str, tmp_path: Path) -> None:
+    at = 0
+    while True:
+        storage = LocalStorage(str(tmp_path))
+        fault = seam.failing_with(errno.EIO, at)
+        with durable.observed(fault):
+            try:
+                getattr(storage, call)(f"refs/{at}/x", b"data")
+            except StorageError as error:
+                assert error.code == "io"
+        assert storage.size(f"refs/{at}/x") in (None, 4)
+        assert [item.key for item in storage.list("tmp/")] == [] or fault.hit
+        for item in list(storage.list("tmp/")):  # Only where taking the temporary away was what failed.
+            assert storage.size(f"refs/{at}/x") == 4
+            storage.delete(item.key)
+        if not fault.hit:
+            break
+        at += 1
+    assert at > 5
+
+
+def test_a_directory_that_vanished_is_made_again(tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path))
+    storage.put("refs/a/1.json", b"1")
+    storage.delete("refs/a/1.json")
+    (tmp_path / "refs" / "a").rmdir()
+    storage.put("refs/a/1.json", b"2")
+    assert storage.read("refs/a/1.json", 0, 9) == b"2"
+
+
+def test_names_that_somebody_else_made_are_made_durable(tmp_path: Path) -> None:
+    """A directory or value that is seen may have been made just before its maker was stopped."""
+    (tmp_path / "shards" / "ab").mkdir(parents=True)
+    (tmp_path / "shards" / "ab" / "x").write_bytes(b"1")
+    recorder = seam.Recorder()
+    with durable.observed(recorder):
+        LocalStorage(str(tmp_path)).settle(["shards/ab/x"])
+    synced = {event.path for event in recorder.events}
+    assert synced == {str(tmp_path), f"{tmp_path}/shards", f"{tmp_path}/shards/ab"}
