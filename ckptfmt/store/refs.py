@@ -9,10 +9,10 @@ from typing import Final, Protocol
 
 from msgspec import structs
 
-from ckptfmt.errors import Conflict, IntegrityError, NotFound
+from ckptfmt.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format import documents
 from ckptfmt.format.documents import FORMAT_VERSION
-from ckptfmt.format.refs import BASES, Generation, directory_of, name_of
+from ckptfmt.format.refs import BASES, Generation, check_name, directory_of, name_of
 from ckptfmt.storage.machine import host_name
 from ckptfmt.storage.protocol import Storage
 
@@ -91,7 +91,7 @@ class Refs:
     def names(self, prefix: str = "") -> list[tuple[str, int]]:
         """Every ref name that begins with `prefix`, dropped ones too, sorted; with its directory's mtime in ns."""
         found = ((name_of(item.key[len("refs/") :]), item.modified_ns) for item in self._storage.directories("refs/"))
-        return sorted(item for item in found if item[0].startswith(prefix))
+        return sorted(item for item in found if item[0].startswith(prefix) and _is_name(item[0]))
 
     def standing(self, prefix: str = "") -> Iterator[Generation]:
         """The newest generation of every ref that stands and begins with `prefix`."""
@@ -186,6 +186,15 @@ def utc_now() -> str:
 def _numbered(draft: Generation, name: str, newest: Generation | None) -> Generation:
     number = newest.number + 1 if newest else 1
     return structs.replace(draft, name=name, number=number, previous=newest.number if newest else None)
+
+
+def _is_name(name: str) -> bool:
+    """False for what file managers and network disks leave among the refs."""
+    try:
+        check_name(name)
+    except InvalidInput:
+        return False
+    return True
 
 
 def _key(name: str, number: int) -> str:
