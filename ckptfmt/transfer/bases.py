@@ -283,6 +283,6 @@ def published_sha256(repo: str, revision: str | None) -> dict[str, str] | None:
 
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)
-    except (httpx.HTTPError, OfflineModeIsEnabled, OSError):
+    except (httpx.HTTPError, OfflineModeIsEnabled, OSError, ValueError, LookupError, TypeError):  # Or it babbles.
         return None
     return {sibling.rfilename: sibling.lfs.sha256 for sibling in info.siblings or () if sibling.lfs is not None}

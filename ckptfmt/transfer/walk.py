@@ -270,7 +270,7 @@ def _link(root: str, path: str, real: str, found: os.stat_result) -> Entry:
     target = os.readlink(real)
     check_target(target, f"{root}/{path}")
     reached = os.path.normpath(os.path.join(os.path.dirname(real), target))
-    if _in_hub_blobs(root, reached):
+    if _in_hub_blobs(real, reached):
         try:
             blob = os.lstat(reached)
         except FileNotFoundError:
@@ -284,8 +284,9 @@ def _link(root: str, path: str, real: str, found: os.stat_result) -> Entry:
     return Entry(path, "link", reached, "", 0, mode, found.st_mtime_ns, target, not inside)
 
 
-def _in_hub_blobs(root: str, reached: str) -> bool:
-    parts = root.split("/")
+def _in_hub_blobs(link: str, reached: str) -> bool:
+    """Tell whether a link below a repository's `snapshots/<commit>` leads into that repository's own `blobs`."""
+    parts = os.path.dirname(link).split("/")
     if _SNAPSHOTS not in parts:
         return False
     repository = "/".join(parts[: len(parts) - 1 - parts[::-1].index(_SNAPSHOTS)])
