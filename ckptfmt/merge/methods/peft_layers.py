@@ -19,15 +19,16 @@ import torch
 from torch import nn
 
 from ckptfmt.errors import MergeError
+from ckptfmt.merge.methods.arithmetic import held_dtype
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.shadow import Shadow, build_shadow, stand_in
 from ckptfmt.merge.methods.steps import Step, blend
 from ckptfmt.merge.protocol import Adapter, Setting, Spec
 
 NAME: Final = "default"
-SHARED: Final = frozenset({"VERA", "PVERA", "VBLORA", "RANDLORA", "UNILORA", "FROD"})
+SHARED: Final = frozenset({"VERA", "PVERA", "VBLORA", "RANDLORA", "UNILORA", "FROD", "TINYLORA"})
 """Methods whose layers take part of their state from the model, so that a module alone is not enough."""
-_REFUSALS: Final = (ValueError, NotImplementedError, TypeError, RuntimeError, KeyError, AttributeError, IndexError)
+_REFUSALS: Final = (ValueError, NotImplementedError, TypeError, RuntimeError, LookupError, AttributeError, ImportError)
 """What peft raises for what it cannot do; each is told to the user in its words."""
 
 
@@ -118,6 +119,7 @@ class PeftLayers:
             base = found.get_base_layer()
             before = {name: base.get_parameter(name) for name in parameters}
             _put(base, parameters)
+            _rebase(found, autocast=self.setting.autocast_adapter)
             wrapped = found
             while hasattr(wrapped, "base_layer"):
                 wrapped.merge()
@@ -212,6 +214,25 @@ def _rehearse(ledger: Ledger, layers: PeftLayers) -> Wrapped:
         return layers.wrap(model, layers.tensors, meta=False)
     except _REFUSALS as error:
         raise ledger.error(str(error)) from error
+
+
+def _rebase(layer: Any, *, autocast: bool) -> None:
+    """Make anew what a layer computed from its base's weight when it was made, now that the weight is there.
+
+    Sources: `update_layer` in peft's `tuners/tinylora/layer.py` and `tuners/frod/layer.py`.
+    """
+    base = layer.get_base_layer()
+    if hasattr(layer, "_init_svd_embedding") and isinstance(base, nn.Embedding):
+        layer._init_svd_embedding(NAME, layer.r[NAME])
+    elif hasattr(layer, "_init_svd"):
+        layer._init_svd(NAME, layer.r[NAME], getattr(layer, "fan_in_fan_out", False))
+    elif hasattr(layer, "_calculate_frod_u_and_lambda"):
+        weight = base.weight.T if layer.fan_in_fan_out else base.weight
+        left, _ = layer._calculate_frod_u_and_lambda(layer.frod_V[NAME].to(weight.dtype), weight)
+        layer.frod_U[NAME] = left.to(weight.dtype)
+    for factors in (getattr(layer, name, None) for name in ("tinylora_A", "tinylora_B")):
+        if factors is not None:
+            factors[NAME] = factors[NAME].to(held_dtype(factors[NAME].dtype, autocast=autocast))
 
 
 def _missing(wrapped: Any, keys: Sequence[str]) -> tuple[str, ...]:
