@@ -13,6 +13,7 @@ from ckptfmt.progress import Progress
 from ckptfmt.store.bases import all_bases, outside_files
 from ckptfmt.store.objects import OutsideObjects
 from ckptfmt.store.store import Store
+from ckptfmt.transfer.stream import keep_freed_frames
 
 _WORKERS = 2
 
@@ -33,6 +34,7 @@ def verify(store: Store, names: tuple[str, ...], subset: tuple[int, int] | None,
         raise InvalidInput(f"--subset {subset[0]}/{subset[1]}: the part must lie between 1 and {subset[1]}")
     wanted, harmed, problems = _wanted(store, names)
     chosen = sorted(digest for digest in wanted if subset is None or _part(digest, subset[1]) == subset[0])
+    keep_freed_frames()
     progress.begin("verify", sum(wanted[digest][0] for digest in chosen))
     with ThreadPoolExecutor(_WORKERS, "verify") as pool:
 

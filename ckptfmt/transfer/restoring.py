@@ -15,7 +15,7 @@ from ckptfmt.progress import Progress
 from ckptfmt.storage import durable
 from ckptfmt.storage.appearing import appearing
 from ckptfmt.store.objects import Objects
-from ckptfmt.transfer.stream import Sha256
+from ckptfmt.transfer.stream import Sha256, keep_freed_frames
 from ckptfmt.transfer.walk import check_path
 
 
@@ -71,6 +71,7 @@ def restore(
         StorageError: the disk is full, or refuses; nothing is left behind.
     """
     target = os.path.abspath(target)
+    keep_freed_frames()
     progress.begin(os.path.basename(target), logical_bytes(document))
     with appearing(target) as building:
         known = {item.path: item for item in attributes}
