@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import get_args
 
 from ckptfmt.api.results import MergeReport
 from ckptfmt.errors import BaseMismatch, InvalidInput
 from ckptfmt.format.manifest import How
+from ckptfmt.merge.form import Format
 from ckptfmt.merge.materialize import DIRECTORY, key_of, materialized
 from ckptfmt.merge.run import Merged, Prepared, Request, merge, prepare
 from ckptfmt.progress import Progress
@@ -26,10 +28,11 @@ def merge_ref(
     device: str,
     how: How | None,
     adapters: Mapping[str, float] | None,
+    format: Format = "hf",  # noqa: A002 - the word of the command line
     progress: Progress,
 ) -> MergeReport:
     """Merge a checkpoint into a directory that does not exist or is empty."""
-    prepared = _prepare(store, name, dtype=dtype, device=device, how=how, adapters=adapters)
+    prepared = _prepare(store, name, dtype=dtype, device=device, how=how, adapters=adapters, format=format)
     with _explained(store, prepared, progress):
         return _report(prepared, merge(prepared, target, progress=progress))
 
@@ -56,11 +59,14 @@ def _prepare(
     device: str,
     how: How | None,
     adapters: Mapping[str, float] | None,
+    format: Format = "hf",  # noqa: A002
 ) -> Prepared:
+    if format not in get_args(Format):
+        raise InvalidInput(f"--format: {format!r} is none of {', '.join(get_args(Format))}")
     if device not in ("cpu", "cuda"):
         raise InvalidInput(f"--device: {device!r} is neither cpu nor cuda")
     kept = None if dtype in (None, "keep") else dtype
-    return prepare(store, Request(name, kept, device, how, adapters))
+    return prepare(store, Request(name, kept, device, how, adapters, format))
 
 
 def _report(prepared: Prepared, merged: Merged) -> MergeReport:
@@ -78,7 +84,7 @@ def _report(prepared: Prepared, merged: Merged) -> MergeReport:
         tensors_changed=len(prepared.plan.changed),
         bytes=merged.bytes,
         seconds=merged.seconds,
-        notes=prepared.plan.notes,
+        notes=(*prepared.plan.notes, *prepared.form.notes),
     )
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from ckptfmt.api import bases, checking, importing, listing, naming
 from ckptfmt.api.results import (
@@ -324,17 +324,19 @@ class Store:
         name: str,
         out: str | os.PathLike[str],
         *,
+        format: Literal["hf", "universal"] = "hf",  # noqa: A002 - the word of the command line
         dtype: str | None = None,
         device: str = "cpu",
         how: How | None = None,
         adapters: Mapping[str, float] | None = None,
         progress: Progress = SILENT,
     ) -> MergeReport:
-        """Materialize base and adapters along the lineage of `name` into a Hugging Face directory `out`.
+        """Materialize base and adapters along the lineage of `name` into a directory `out`.
 
         Args:
             name: the checkpoint.
             out: a directory that does not exist or is empty; it appears whole, once every base tensor was proven.
+            format: "hf" for a Hugging Face directory, "universal" for one with a `ckpt.pt`.
             dtype: bf16, fp16 or fp32: what the base is cast to before it is merged; None keeps its own.
             device: "cpu" or "cuda".
             how: how stages go on from each other, where their manifests do not say.
@@ -353,6 +355,7 @@ class Store:
             self._engine,
             name,
             os.fspath(out),
+            format=format,
             dtype=dtype,
             device=device,
             how=how,

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -16,7 +16,8 @@ from ckptfmt.format.manifest import BaseRecord, How, Manifest
 from ckptfmt.merge.adapters import StoredAdapter
 from ckptfmt.merge.execute import execute
 from ckptfmt.merge.files import CARD, CONFIG, RECORD, beside_files, merge_record, merged_config, model_card, read_config
-from ckptfmt.merge.hf_writer import HfWriter, write_file
+from ckptfmt.merge.form import Form, Format, choose_form
+from ckptfmt.merge.hf_writer import write_file
 from ckptfmt.merge.methods import plan_changes
 from ckptfmt.merge.plan import DTYPES, MergePlan, plan_merge
 from ckptfmt.merge.protocol import Setting
@@ -29,8 +30,6 @@ from ckptfmt.store.objects import Objects
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.restoring import file_bytes
 
-Format = Literal["hf", "universal"]
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -42,6 +41,7 @@ class Request:
         device: "cpu" or "cuda".
         how: how stages go on from each other, where their manifests do not say.
         adapters: which of the checkpoint's adapters, with weights; None for its only one.
+        format: what is written: a Hugging Face directory, or a directory with a universal `ckpt.pt`.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Request:
     device: str = "cpu"
     how: How | None = None
     adapters: Mapping[str, float] | None = None
+    format: Format = "hf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Prepared:
     base: BaseRecord | Manifest
     own: Manifest
     config: dict[str, Any]
+    form: Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,9 @@ def prepare(store: Store, request: Request) -> Prepared:
         adapter = StoredAdapter(store.manifest(item.manifest), item.adapter, objects)
         stages.append((plan_changes(adapter, specs, setting), held))
     plan = plan_merge(specs, stages, dtype=out, order=specs)
-    return Prepared(request, recipe, plan, source, objects, base, store.manifest(digest), config)
+    changed = merged_config(config, plan, out) if config else {}
+    form = choose_form(base, objects, changed, plan, request.format, where=f"base {recipe.base.name!r}")
+    return Prepared(request, recipe, plan, source, objects, base, store.manifest(digest), config, form)
 
 
 def merge(prepared: Prepared, target: str, *, progress: Progress) -> Merged:
@@ -116,7 +120,7 @@ def merge(prepared: Prepared, target: str, *, progress: Progress) -> Merged:
     request = prepared.request
     out = DTYPES[request.dtype] if request.dtype else None
     with appearing(os.path.abspath(target)) as building:
-        writer = HfWriter(building, prepared.plan.outputs)
+        writer = prepared.form.open(building)
         try:
             done = execute(prepared.plan, prepared.source, writer, device=request.device, progress=progress)
         finally:
@@ -129,6 +133,8 @@ def merge(prepared: Prepared, target: str, *, progress: Progress) -> Merged:
             device=request.device,
             threads=torch.get_num_threads(),
         )
+        record |= {"written_as": request.format, "key_map": prepared.form.map}
+        record["notes"] += prepared.form.notes
         _write_beside(prepared, building, record, out)
     return Merged(os.path.abspath(target), prepared.plan.output_bytes(), time.monotonic() - began, record)
 
@@ -136,8 +142,8 @@ def merge(prepared: Prepared, target: str, *, progress: Progress) -> Merged:
 def _write_beside(prepared: Prepared, building: str, record: dict[str, Any], out: str | None) -> None:
     for path, (_, file) in beside_files(prepared.base, prepared.own).items():
         write_file(f"{building}/{path}", b"".join(file_bytes(prepared.objects, file)))
-    if prepared.config:
-        config = merged_config(prepared.config, prepared.plan, out)
+    if prepared.form.config:
+        config = merged_config(prepared.form.config, prepared.plan, out)
         write_file(f"{building}/{CONFIG}", json.dumps(config, indent=2).encode() + b"\n")
     write_file(f"{building}/{RECORD}", json.dumps(record, indent=2).encode() + b"\n")
     card = model_card(prepared.request.name, record, None)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 ckptfmt merge runs/exp1/stage-6 ./stage-6-merged
 ckptfmt merge runs/exp1/stage-6 ./stage-6-fp16 --dtype fp16
+ckptfmt merge runs/nano ./nano-merged --format universal
 ckptfmt merge moe/checkpoint-1000 ./expert-0 --adapter expert_0
 ckptfmt merge runs/a ./mixed --adapter style=0.7 --adapter facts=0.3"""
 
@@ -39,6 +40,14 @@ class Weighted(click.ParamType[tuple[str, float]]):
 @click.argument("ref", type=REF)
 @click.argument("out", type=click.Path())
 @click.option(
+    "--format",
+    "form",
+    type=click.Choice(["hf", "universal"]),
+    default="hf",
+    show_default=True,
+    help="A Hugging Face directory, or a directory with a universal ckpt.pt.",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["keep", "bf16", "fp16", "fp32"]),
     default="keep",
@@ -60,6 +69,7 @@ def command(  # noqa: PLR0917 - click calls it by name
     session: Session,
     ref: str,
     out: str,
+    form: Literal["hf", "universal"],
     dtype: Literal["keep", "bf16", "fp16", "fp32"],
     device: Literal["cpu", "cuda"],
     how: Literal["continue", "stack", "resume", "parent-only"] | None,
@@ -76,7 +86,14 @@ def command(  # noqa: PLR0917 - click calls it by name
     """
     with session.store() as store, session.progress() as progress:
         report = store.merge(
-            ref, out, dtype=dtype, device=device, how=how, adapters=dict(adapters) or None, progress=progress
+            ref,
+            out,
+            format=form,
+            dtype=dtype,
+            device=device,
+            how=how,
+            adapters=dict(adapters) or None,
+            progress=progress,
         )
     session.give(report, lambda: lines(report))
 
