@@ -57,7 +57,7 @@ def places_of(store: Store, record: str) -> list[str]:
     here: list[str] = []
     elsewhere: list[str] = []
     for name, _ in store.refs.names(BASES):
-        for generation in store.refs.history(name):
+        for generation in store.refs.readable(name):
             if generation.target == record and generation.origin:
                 (here if generation.host == host_name() else elsewhere).append(generation.origin)
     return list(dict.fromkeys([*here, *elsewhere]))

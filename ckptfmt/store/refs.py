@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from msgspec import structs
 
-from ckptfmt.errors import Conflict, IntegrityError, InvalidInput, NotFound
+from ckptfmt.errors import Conflict, FormatError, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format import documents
 from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.refs import BASES, Generation, check_name, directory_of, name_of
@@ -87,6 +88,12 @@ class Refs:
     def history(self, name: str) -> list[Generation]:
         """All generations, newest first."""
         return [self.read(name, number) for number in reversed(self.numbers(name))]
+
+    def readable(self, name: str) -> Iterator[Generation]:
+        """As `history`, without those that are damaged: for what is only a hint."""
+        for number in reversed(self.numbers(name)):
+            with suppress(IntegrityError, FormatError):
+                yield self.read(name, number)
 
     def names(self, prefix: str = "") -> list[tuple[str, int]]:
         """Every ref name that begins with `prefix`, dropped ones too, sorted; with its directory's mtime in ns."""

@@ -10,13 +10,14 @@ from typing import Final, Literal
 
 from msgspec import structs
 
-from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput, NotFound
-from ckptfmt.format.manifest import BaseRecord, File, Tensor, tensor_digest
+from ckptfmt.errors import BaseMismatch, CkptfmtError, Conflict, InvalidInput, NotFound
+from ckptfmt.format.manifest import BaseRecord, File, Tensor, objects_of, tensor_digest
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, BaseFiles, places_of
+from ckptfmt.store.publish import confirm
 from ckptfmt.store.refs import draft
-from ckptfmt.store.stat_cache import StatCache
+from ckptfmt.store.stat_cache import StatCache, stamp_of
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import Content, build_record, root_of
 from ckptfmt.transfer.importing import attributes_of
@@ -91,8 +92,9 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
     walked = walk(source.path)
     checkpoint = read_walked(walked, os.path.basename(source.path))
     progress.begin(f"base {name}", sum(entry.size for entry in walked.of_kind("file")))
+    written = Written(store)
     if keep == "copy":
-        content, _ = _copy(store, checkpoint, progress)
+        content = _copy(store, checkpoint, written, progress)
     else:
         content = hash_content(checkpoint, progress)
         same_still(walked, walked.again())
@@ -100,7 +102,10 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
     if root is None:
         raise InvalidInput(f"{source.path} holds no model weights that could be a base", hint="ckptfmt import --help")
     progress.end()
-    digest = store.put_record(build_record(content, root, source.repo, source.revision))
+    record = build_record(content, root, source.repo, source.revision)
+    digest = store.put_record(record)
+    if keep == "copy":
+        _confirm_copy(store, name, record, checkpoint, written=written, progress=progress)
     _remember(store, walked, content)
 
     def make(newest: Generation | None) -> Generation | None:
@@ -116,20 +121,38 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
 
 
 def _copy(
-    store: Store, checkpoint: ReadCheckpoint, progress: Progress, check: Callable[[Content], None] | None = None
-) -> tuple[Content, int]:
-    """Take a base's files into the store, unless `check` raises; the bytes that its new shards take."""
-    written = Written(store)
+    store: Store,
+    checkpoint: ReadCheckpoint,
+    written: Written,
+    progress: Progress,
+    *,
+    check: Callable[[Content], None] | None = None,
+    vanished: frozenset[str] = frozenset(),
+) -> Content:
+    """Take a base's files into the store, unless `check` raises; `vanished` ones although the catalog knows them."""
     with (
         ThreadPoolExecutor(1, "sha256") as sha_pool,
         ThreadPoolExecutor(os.cpu_count() or 1, "encode") as pool,
-        storing(store, checkpoint, effort="balanced", pool=pool, written=written) as sink,
+        storing(store, checkpoint, effort="balanced", pool=pool, written=written, vanished=vanished) as sink,
     ):
         content = take_content(checkpoint, sink, sha_pool, progress)
         same_still(checkpoint.walked, checkpoint.walked.again())
         if check is not None:
             check(content)
-    return content, written.size
+    return content
+
+
+def _confirm_copy(
+    store: Store, name: str, record: BaseRecord, checkpoint: ReadCheckpoint, *, written: Written, progress: Progress
+) -> None:
+    """As for a manifest: what a dedup relied on is confirmed in its shard before the base counts as kept."""
+    confirm(
+        store,
+        objects_of(record),
+        BASES + name,
+        outside=None,
+        again=lambda vanished: _copy(store, checkpoint, written, progress, vanished=vanished),
+    )
 
 
 def _remember(store: Store, walked: Walked, content: Content) -> None:
@@ -138,7 +161,7 @@ def _remember(store: Store, walked: Walked, content: Content) -> None:
     by_path = {file.path: file for file in content.files}
     for entry in walked.of_kind("file"):
         found = os.stat(entry.real)
-        if (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns):
+        if stamp_of(found) == entry.stamp:
             cache.put(entry.real, found, by_path[entry.path].sha256)
 
 
@@ -243,36 +266,35 @@ def keep_base(store: Store, base: Base, *, progress: Progress) -> int:
 
     checkpoint = read_walked(walk_files(place, recorded), os.path.basename(place))
     progress.begin(f"keep base {base.name}", sum(file.size for file in base.record.files))
-    _, size = _copy(store, checkpoint, progress, check)
+    written = Written(store)
+    _copy(store, checkpoint, written, progress, check=check)
     progress.end()
-    store.refs.append(
-        BASES + base.name,
-        lambda newest: (
-            None
-            if newest is not None and newest.keep == "copy"
-            else structs.replace(
-                draft(base.digest, "base keep"), origin=place, keep="copy", attributes=base.generation.attributes
-            )
-        ),
-    )
-    return size
+    _confirm_copy(store, base.name, base.record, checkpoint, written=written, progress=progress)
+    _amend(store, base, "base keep", origin=place, keep="copy")
+    return written.size
 
 
 def note_place(store: Store, base: Base, place: str) -> None:
     """Record where a base's files were found, if that is new."""
-    store.refs.append(
-        BASES + base.name,
-        lambda newest: (
-            None
-            if newest is not None and newest.origin == place
-            else structs.replace(
-                draft(base.digest, "base verify"),
-                origin=place,
-                keep=base.generation.keep,
-                attributes=base.generation.attributes,
-            )
-        ),
-    )
+    _amend(store, base, "base verify", origin=place)
+
+
+def _amend(store: Store, base: Base, verb: str, *, origin: str, keep: Keep | None = None) -> None:
+    """Say something new of a base, unless its name means another record by now.
+
+    Raises:
+        Conflict: it does, or was dropped (`moved-on`).
+    """
+
+    def make(newest: Generation | None) -> Generation | None:
+        if newest is None or newest.target != base.digest:
+            raise Conflict(f"base {base.name!r} was changed meanwhile", hint="ckptfmt base ls")
+        if newest.keep == keep if keep else newest.origin == origin:
+            return None
+        fresh = draft(base.digest, verb)
+        return structs.replace(fresh, origin=origin, keep=keep or newest.keep, attributes=newest.attributes)
+
+    store.refs.append(BASES + base.name, make)
 
 
 def published_sha256(repo: str, revision: str | None) -> dict[str, str] | None:
