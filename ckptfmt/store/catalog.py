@@ -139,6 +139,13 @@ class Catalog:
                     "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)",
                     sorted(_row(item, row) for item in items),  # In the table's own order: fewer pages to touch.
                 )
+                smaller = connection.execute(
+                    "SELECT 1 FROM objects JOIN uses ON uses.object = objects.digest "
+                    "WHERE objects.shard = ? AND uses.stored > objects.stored_bytes LIMIT 1",
+                    (row,),
+                )
+                if smaller.fetchone() is not None:
+                    _forget_usage(connection)
 
         self.change(work)
 
@@ -148,9 +155,7 @@ class Catalog:
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM objects WHERE shard = (SELECT id FROM shards WHERE digest = ?)", (shard,))
             connection.execute("DELETE FROM shards WHERE digest = ?", (shard,))
-            # What was counted of objects that are gone is worth nothing: it is counted afresh (store/usage.py).
-            connection.execute("DELETE FROM uses")
-            connection.execute("DELETE FROM documents")
+            _forget_usage(connection)
 
         self.change(work)
 
@@ -234,6 +239,12 @@ class Catalog:
         """Keep derived values: key, the stamp of what they were derived from, value."""
         rows = [(kind, key, stamp, value) for key, stamp, value in values]
         self.change(lambda connection: connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows))
+
+
+def _forget_usage(connection: sqlite3.Connection) -> None:
+    """What was counted of objects that are gone, or are smaller now, is counted afresh (store/usage.py)."""
+    connection.execute("DELETE FROM uses")
+    connection.execute("DELETE FROM documents")
 
 
 def _parts(wanted: list[bytes]) -> list[list[bytes]]:
