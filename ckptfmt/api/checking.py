@@ -12,6 +12,7 @@ from ckptfmt.format.refs import BASES
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import all_bases, outside_files
 from ckptfmt.store.objects import OutsideObjects
+from ckptfmt.store.shards import read_shard_header
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.stream import keep_freed_frames
 
@@ -49,10 +50,33 @@ def verify(store: Store, names: tuple[str, ...], subset: tuple[int, int] | None,
 
         results = list(zip(chosen, pool.map(check, chosen), strict=True))
     progress.end()
+    untold = _untold(store, chosen)
+    results = [(digest, problem or untold.get(digest)) for digest, problem in results]
     damaged = [Damage(digest, problem, tuple(sorted(harmed[digest]))) for digest, problem in results if problem]
     return VerifyReport(
         objects=len(chosen), bytes=sum(wanted[digest][0] for digest in chosen), damaged=(*problems, *damaged)
     )
+
+
+def _untold(store: Store, digests: list[str]) -> dict[str, str]:
+    """Objects of which no shard's own header tells any more, with the reason: only this host's catalog still knows."""
+    headers: dict[str, tuple[set[str], str]] = {}
+    untold = {}
+    for digest, copies in store.catalog().find_many(digests).items():
+        problem = None
+        for shard in (copy.shard for copy in copies):
+            if shard not in headers:
+                try:
+                    headers[shard] = {item.digest for item in read_shard_header(store.storage, shard)}, ""
+                except CkptfmtError as error:
+                    headers[shard] = set(), error.message
+            told, reason = headers[shard]
+            if digest in told:
+                break
+            problem = reason or f"the header of shard {shard} does not list it"
+        else:
+            untold[digest] = problem or "no shard holds it"
+    return untold
 
 
 def _part(digest: str, parts: int) -> int:

@@ -69,7 +69,9 @@ def rollback(store: Store, name: str) -> RefChanged:
     ref, at, number = name.partition("@")
     if not at or not number.isdecimal():
         raise InvalidInput(f"{name!r}: say which generation, as in {ref}@3", hint=f"ckptfmt log {ref}")
-    old = store.refs.read(check_name(ref), int(number))
+    if int(number) not in store.refs.numbers(check_name(ref)):
+        raise NotFound(f"ref {ref!r} has no generation {int(number)}", hint=f"ckptfmt log {ref}")
+    old = store.refs.read(ref, int(number))
     if old.target is None:
         raise NotFound(f"{name!r} is where the ref was dropped", hint=f"ckptfmt log {ref}")
     newest = store.refs.newest(ref) or old

@@ -164,10 +164,22 @@ def _refuse_collisions(planned: list[Planned]) -> None:
 
 
 def _linked(planned: list[Planned]) -> list[Planned]:
-    """Link stages that lie side by side by number: stage N is trained from stage N-1. Parents come first."""
-    by_stage = {(os.path.dirname(each.source), each.stage): each.ref for each in planned if each.stage is not None}
+    """Link stages that lie side by side by number: stage N is trained from stage N-1. Parents come first.
+
+    Where several have that number, it is the one whose name differs in the number alone; else none is guessed.
+    """
+    stages: dict[tuple[str, int], list[Planned]] = {}
+    for each in planned:
+        if each.stage is not None:
+            stages.setdefault((os.path.dirname(each.source), each.stage), []).append(each)
     linked = []
     for each in planned:
-        parent = None if each.stage is None else by_stage.get((os.path.dirname(each.source), each.stage - 1))
-        linked.append(replace(each, parent=parent))
+        before = stages.get((os.path.dirname(each.source), each.stage - 1), []) if each.stage is not None else []
+        alike = [other for other in before if _series(other) == _series(each)] or before
+        linked.append(replace(each, parent=alike[0].ref if len(alike) == 1 else None))
     return sorted(linked, key=lambda each: (each.stage is not None, each.stage or 0))
+
+
+def _series(planned: Planned) -> str:
+    """A stage's name without its number, which is the first in it."""
+    return re.sub(r"\d+", "", os.path.basename(planned.source), count=1)
