@@ -85,6 +85,14 @@ class Base:
         """Whether a module is transformers' `Conv1D`, by its model and its name."""
         return self.config.get("model_type") in _CONV1D_MODELS and module.rpartition(".")[2] in _CONV1D_MODULES
 
+    def in_mixture(self, module: str) -> bool:
+        """Whether a module is an expert, or stands beside experts as a router does: the model may hold those fused."""
+        return ".experts." in f"{module}." or f"{module.rpartition('.')[0]}.experts" in self._mixtures
+
+    @cached_property
+    def _mixtures(self) -> frozenset[str]:
+        return frozenset(name.partition(".experts.")[0] + ".experts" for name in self.tensors if ".experts." in name)
+
     def dtype(self, name: str) -> torch.dtype:
         """The torch dtype of one of the base's tensors.
 

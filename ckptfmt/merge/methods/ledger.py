@@ -8,7 +8,7 @@ from typing import Any
 
 from ckptfmt.errors import MergeError
 from ckptfmt.merge.methods.bases import Base
-from ckptfmt.merge.methods.steps import Held, Step, TensorRows, TensorWhole
+from ckptfmt.merge.methods.steps import Held, InTurn, Step, TensorRows, TensorWhole
 from ckptfmt.merge.protocol import Adapter, Changes, ModuleChange, RowChange, Setting, Spec
 
 
@@ -41,6 +41,12 @@ class Ledger:
         """Change a base tensor, after what already changes it."""
         self.base.dtype(target)
         self.steps.setdefault(target, []).append(step)
+
+    def add_module(self, change: ModuleChange) -> None:
+        """Change the tensors of a module, after whatever other module shares one of them."""
+        before = [each for each in self.modules if not set(each.targets).isdisjoint(change.targets)]
+        self.modules = [each for each in self.modules if each not in before]
+        self.modules.append(InTurn((*before, change)) if before else change)
 
     def shape(self, target: str) -> tuple[int, ...]:
         """A base tensor's shape after the merge."""

@@ -6,7 +6,6 @@ What this path does not do (convolutions, fused experts, the rarer variants) goe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
 from typing import Final
 
 from ckptfmt.merge.methods.bases import HEADS
@@ -24,7 +23,6 @@ _VARIANTS: Final = (
     "use_bdlora",
     "use_qalora",
     "corda_config",
-    "target_parameters",
 )
 _PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "lora_ga"})
 """Ways to begin that leave base and arithmetic as they are; pissa, olora, loftq and mica do not."""
@@ -37,40 +35,60 @@ def is_plain(ledger: Ledger) -> bool:
     return (isinstance(init, bool) or init in _PLAIN_INITS) and not any(config.get(name) for name in _VARIANTS)
 
 
-def plan_lora(ledger: Ledger, keys: AdapterKeys) -> tuple[str, ...]:
+def plan_lora(ledger: Ledger, keys: AdapterKeys) -> tuple[frozenset[str], frozenset[str]]:
     """Plan every module that can be changed by rows.
 
     Returns:
-        The modules that cannot.
+        The modules that are done with, and those that are left.
 
     Raises:
         MergeError: a module's factors do not fit each other or the base.
     """
-    if not is_plain(ledger):
-        return tuple(keys.lora)
     ignored = {module for module in keys.lora if not _is_wrapped(ledger, module)}
     if ignored and len(ignored) == len(keys.lora):
-        raise ledger.error(f"none of its modules is one of its target_modules, as {min(ignored)} is not")
+        raise ledger.error(f"none of its modules is one of its target_modules: {min(ignored)} is not")
     for module in sorted(ignored):
         ledger.note(f"{module} is not one of the adapter's target_modules: peft ignores its factors, and so does this")
     order = sorted(keys.lora.keys() - ignored, key=lambda module: (_leaf(module) in HEADS, module))
-    return tuple(module for module in order if not _plan_module(ledger, module, keys.lora[module]))
+    plain = is_plain(ledger)
+    left: set[str] = set()
+    waiting: set[str | None] = set()
+    for module in order:
+        target = ledger.base.shared(f"{module}.weight")
+        if not plain or (target and target in waiting) or not _plan_module(ledger, module, keys.lora[module]):
+            left.add(module)
+            waiting.add(target)
+    return frozenset(keys.lora) - left, frozenset(left)
 
 
 def _is_wrapped(ledger: Ledger, module: str) -> bool:
     """Whether peft puts a layer on a module: it is a target, or the head that follows a targeted embedding."""
     config = ledger.adapter.config
-    if is_targeted(config, module):
+    if is_targeted(config, module) or _targets_parameter(ledger, module):
         return True
     targets = config.get("target_modules") or ()
     follows = bool(config.get("ensure_weight_tying")) and _leaf(module) in HEADS and ledger.base.tied
     return follows and any(each.rpartition(".")[2] == "embed_tokens" for each in targets if isinstance(targets, list))
 
 
+def _targets_parameter(ledger: Ledger, module: str) -> bool:
+    """Whether a module's update is put on a parameter of it: peft rounds those another way."""
+    targets = ledger.adapter.config.get("target_parameters") or ()
+    inner = module.replace(".base_layer", "")
+    holders = {target.rpartition(".")[0] for target in targets}
+    unknown = ledger.base.find(f"{inner}.weight") is None
+    return any(f".{inner}".endswith(f".{holder}") if holder else unknown for holder in holders)
+
+
 def _plan_module(ledger: Ledger, module: str, parts: dict[str, str]) -> bool:
     bare = parts.keys() - {"lora_magnitude_vector", "lora_B.bias"}
     target = ledger.base.shared(f"{module}.weight")
-    if target is None or bare not in (_LINEAR, _EMBEDDING):
+    if (
+        target is None
+        or ledger.base.in_mixture(module)
+        or _targets_parameter(ledger, module)
+        or bare not in (_LINEAR, _EMBEDDING)
+    ):
         return False
     embedding = bare == _EMBEDDING
     left, right = (parts[f"lora_embedding_{side}" if embedding else f"lora_{side}.weight"] for side in "BA")
@@ -149,18 +167,6 @@ def _add_bias(ledger: Ledger, module: str, bias: str, out: int, scaling: float) 
     if ledger.base.tensors[target].shape != (out,) or ledger.adapter.tensors[bias].shape != (out,):
         raise ledger.error(f"{bias} does not fit {target}, shape {list(ledger.base.tensors[target].shape)}")
     ledger.add(target, AddBias(ledger.held(bias), ledger.setting.autocast_adapter, scaling))
-
-
-def missing(ledger: Ledger, modules: Collection[str], exists: Callable[[str], bool]) -> None:
-    """Raise where modules are not in the base.
-
-    Raises:
-        MergeError: names up to five of them.
-    """
-    lost = sorted(module for module in modules if not exists(module))
-    if lost:
-        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        raise ledger.error(f"the base has no {shown}", hint="is this the model that the adapter was trained on?")
 
 
 def _leaf(module: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +20,8 @@ from torch import nn
 
 from ckptfmt.errors import MergeError
 from ckptfmt.merge.methods.arithmetic import held_dtype
+from ckptfmt.merge.methods.experts import AddExpert, by_rows, places, wrappers
+from ckptfmt.merge.methods.keys import is_saved
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.shadow import Shadow, build_shadow, stand_in
 from ckptfmt.merge.methods.steps import Step, blend
@@ -55,7 +57,7 @@ class PeftLayers:
     config: Mapping[str, Any]
     tensors: tuple[str, ...]
     _lock: threading.RLock = field(default_factory=threading.RLock)
-    _whole: list[Any] = field(default_factory=list)
+    _whole: list[nn.Module] = field(default_factory=list)
 
     def wrap(self, model: nn.Module, names: Sequence[str], *, meta: bool, only: str | None = None) -> Wrapped:
         """Put layers on `model` and load `names` into them, as `PeftModel.from_pretrained` does.
@@ -82,19 +84,16 @@ class PeftLayers:
             wrapped.eval()
         return Wrapped(wrapped, _missing(wrapped, found.missing_keys))
 
-    def merge(self, module: str, layer: str, parameters: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Merge one module.
+    def merge_alone(self, module: str, parameters: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Merge one module, with a layer on nothing else.
 
         Args:
             module: its name in memory.
-            layer: the name of the layer on it.
             parameters: its parameters, by their names below it.
 
         Returns:
             The parameters afterwards.
         """
-        if self.config["peft_type"] in SHARED or self.config.get("target_parameters"):
-            return self._merge_shared(layer, parameters)
         tree = nn.Module()
         real = self.shadow.module(module)
         _put(real, parameters)
@@ -109,13 +108,24 @@ class PeftLayers:
             merged = self.wrap(tree, own, meta=False, only=module).model.merge_and_unload()
             return _parameters(merged.get_submodule(module), parameters)
 
-    def _merge_shared(self, layer: str, parameters: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def factors(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factors A and B of a LoRA layer, as peft loaded them."""
+        with self._lock:
+            found: Any = self._all_layers().get_submodule(layer)
+        return found.lora_A[NAME].weight.data, found.lora_B[NAME].weight.data
+
+    def _all_layers(self) -> nn.Module:
+        """The shadow with all layers and their tensors; of the base, it holds only vectors."""
+        if not self._whole:
+            model = copy.deepcopy(self.shadow.model)
+            stand_in(model)
+            self._whole.append(self.wrap(model, self.tensors, meta=False).model.base_model.model)
+        return self._whole[0]
+
+    def merge_shared(self, module: str, parameters: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Merge one module with the state that its layer shares with others; see `merge_alone`."""
         with self._lock, _quiet(), torch.no_grad():
-            if not self._whole:
-                model = copy.deepcopy(self.shadow.model)
-                stand_in(model)
-                self._whole.append(self.wrap(model, self.tensors, meta=False).model.base_model.model)
-            found = self._whole[0].get_submodule(layer)
+            found: Any = self._all_layers().get_submodule(module)
             base = found.get_base_layer()
             before = {name: base.get_parameter(name) for name in parameters}
             _put(base, parameters)
@@ -137,16 +147,16 @@ class LayerChange:
     Attributes:
         targets: the tensors of the base's files that hold its parameters.
         module: its name in memory.
-        layer: the name of peft's layer on it.
         parameters: names of its parameters.
+        shared: whether its layer needs others.
         first: what happens to the tensors of the files before.
     """
 
     targets: tuple[str, ...]
     layers: PeftLayers
     module: str
-    layer: str
     parameters: tuple[str, ...]
+    shared: bool
     first: Mapping[str, Sequence[Step]]
 
     def outputs(self, inputs: Mapping[str, Spec]) -> Mapping[str, Spec]:
@@ -159,7 +169,8 @@ class LayerChange:
         tensors = {name: _stepped(tensor, self.first.get(name, ())) for name, tensor in tensors.items()}
         before = {name: source.read(tensors).clone() for name, source in sources.items()}
         try:
-            merged = self.layers.merge(self.module, self.layer, before)
+            merge = self.layers.merge_shared if self.shared else self.layers.merge_alone
+            merged = merge(self.module, before)
         except _REFUSALS as error:
             message = f"adapter {self.layers.adapter.name}: {self.module} could not be merged: {error}"
             raise MergeError(message) from error
@@ -170,28 +181,68 @@ class LayerChange:
         return found
 
 
-def plan_layers(ledger: Ledger, tensors: Sequence[str], modules: Sequence[str] | None = None) -> None:
+def plan_layers(ledger: Ledger, tensors: Sequence[str], done: Collection[str] = ()) -> None:
     """Plan the modules of an adapter through peft's layers.
 
     Args:
         ledger: takes the changes.
         tensors: the adapter's tensors that belong to layers.
-        modules: put layers on these only; None for those that the configuration names.
+        done: modules that are planned already.
 
     Raises:
         MergeError: peft cannot merge it, in peft's words.
     """
     transposed = bool(ledger.adapter.config.get("fan_in_fan_out"))
     shadow = build_shadow(ledger.base, transposed=transposed)
-    config = _own_config(ledger, shadow, modules)
+    config = _own_config(ledger, shadow)
     layers = PeftLayers(ledger.adapter, ledger.setting, shadow, config, tuple(tensors))
     wrapped = _rehearse(ledger, layers)
     if wrapped.missing:
         raise ledger.error(f"it lacks the tensor {wrapped.missing[0]}")
-    for layer, module, parameters, scaling in _tuner_layers(wrapped.model.base_model.model):
-        ledger.modules.append(_change(ledger, layers, layer, module, parameters))
-        if scaling is not None:
-            ledger.scaling |= dict.fromkeys(ledger.modules[-1].targets[:1], scaling * ledger.setting.weight)
+    for module, layer in _tuner_layers(wrapped.model.base_model.model):
+        if module not in done and not _plan_experts(ledger, layers, module, layer):
+            _plan_layer(ledger, layers, module, layer)
+
+
+def _plan_layer(ledger: Ledger, layers: PeftLayers, module: str, layer: Any) -> None:
+    base = layer.get_base_layer()
+    names = [name.replace("base_layer.", "") for name, _ in base.named_parameters() if ".lora_" not in f".{name}"]
+    known = [name for name in names if f"{module}.{name}" in layers.shadow.sources]
+    files = [file for name in known for file in layers.shadow.sources[f"{module}.{name}"].files]
+    if not files:
+        raise ledger.error(f"the base has no tensors of {module}")
+    for file in files:
+        ledger.base.dtype(file)
+        if file in ledger.shapes:
+            raise ledger.error(f"it resizes {file}, which its method changes as well")
+    first = {file: ledger.steps.pop(file) for file in files if file in ledger.steps}
+    shared = layers.config["peft_type"] in SHARED or any(True for _ in wrappers(layer, module))
+    change = LayerChange(tuple(dict.fromkeys(files)), layers, module, tuple(known), shared, first)
+    ledger.add_module(change)
+    scaling = getattr(layer, "scaling", None)
+    value = scaling.get(NAME) if isinstance(scaling, dict) else None
+    if isinstance(value, int | float):
+        ledger.scaling[change.targets[0]] = float(value) * ledger.setting.weight
+
+
+def _plan_experts(ledger: Ledger, layers: PeftLayers, module: str, layer: Any) -> bool:
+    """Plan fused experts by rows; False where that is not possible."""
+    planned: list[tuple[str, AddExpert]] = []
+    for name, wrapper in wrappers(layer, module):
+        parameter = wrapper.get_param()
+        source = layers.shadow.sources.get(f"{module}.{wrapper.parameter_name}")
+        held = held_dtype(parameter.dtype, autocast=ledger.setting.autocast_adapter)
+        found = places(source, tuple(parameter.shape)) if source and by_rows(wrapper, held) else None
+        if found is None:
+            return False
+        scaling = wrapper.scaling[NAME]
+        scaling = scaling if ledger.setting.weight == 1.0 else scaling * ledger.setting.weight
+        count = wrapper.num_experts
+        planned += [(file, AddExpert(layers, name, place, count, scaling)) for file, place in found.items()]
+    for file, step in planned:
+        ledger.add(file, step)
+        ledger.scaling[file] = step.scaling
+    return bool(planned)
 
 
 def _rehearse(ledger: Ledger, layers: PeftLayers) -> Wrapped:
@@ -248,20 +299,7 @@ def _shape_of(spec: Spec) -> torch.Tensor:
     return torch.empty(spec.shape, dtype=_DTYPES[spec.dtype], device="meta")
 
 
-def _change(ledger: Ledger, layers: PeftLayers, layer: str, module: str, parameters: Sequence[str]) -> LayerChange:
-    known = [name for name in parameters if f"{module}.{name}" in layers.shadow.sources]
-    files = [file for name in known for file in layers.shadow.sources[f"{module}.{name}"].files]
-    if not files:
-        raise ledger.error(f"the base has no tensors of {module}")
-    for file in files:
-        ledger.base.dtype(file)
-        if file in ledger.shapes:
-            raise ledger.error(f"it resizes {file}, which its method changes as well")
-    first = {file: ledger.steps.pop(file) for file in files if file in ledger.steps}
-    return LayerChange(tuple(dict.fromkeys(files)), layers, module, layer, tuple(known), first)
-
-
-def _own_config(ledger: Ledger, shadow: Shadow, modules: Sequence[str] | None) -> dict[str, Any]:
+def _own_config(ledger: Ledger, shadow: Shadow) -> dict[str, Any]:
     """The adapter's configuration for its layers alone: what is trained in full is left to `trained.py`."""
     config = dict(ledger.adapter.config)
     saved = config.pop("modules_to_save", None) or ()
@@ -269,12 +307,7 @@ def _own_config(ledger: Ledger, shadow: Shadow, modules: Sequence[str] | None) -
     config["peft_type"] = ledger.adapter.method
     if "bias" in config:
         config["bias"] = "none"
-    if modules is not None:
-        config["target_modules"] = sorted(modules)
-        config.pop("layers_to_transform", None)
-    elif saved:
-        from ckptfmt.merge.methods.keys import is_saved  # noqa: PLC0415
-
+    if saved:
         excluded = [name for name, _ in shadow.model.named_modules() if name and is_saved(name, tuple(saved))]
         present = config.get("exclude_modules")
         if isinstance(present, str):
@@ -301,20 +334,15 @@ def _narrow(config: Any, module: str) -> None:
             setattr(config, name, None)
 
 
-def _tuner_layers(model: nn.Module) -> Iterator[tuple[str, str, list[str], float | None]]:
-    """Outermost layers: their name, the module's name, its parameters, and the scaling."""
+def _tuner_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Outermost layers, by the names of the modules that they are on."""
     from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415
 
     inside: list[str] = []
     for name, module in model.named_modules():
-        if not isinstance(module, BaseTunerLayer) or any(name.startswith(outer) for outer in inside):
-            continue
-        inside.append(name + ".")
-        base = module.get_base_layer()
-        scaling = getattr(module, "scaling", None)
-        value = scaling.get(NAME) if isinstance(scaling, dict) else None
-        names = [each.replace("base_layer.", "") for each, _ in base.named_parameters() if ".lora_" not in f".{each}"]
-        yield name, name, names, float(value) if isinstance(value, int | float) else None
+        if isinstance(module, BaseTunerLayer) and not any(name.startswith(outer) for outer in inside):
+            inside.append(name + ".")
+            yield name, module
 
 
 def _stepped(tensor: torch.Tensor, steps: Sequence[Step]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import torch
 
 from ckptfmt.merge.methods.arithmetic import HALVES, TORCH_DTYPES, computed_dtype, held_dtype, product_rows
-from ckptfmt.merge.protocol import Adapter, Spec
+from ckptfmt.merge.protocol import Adapter, ModuleChange, Spec
 
 _ALIGNMENT: Final = 64
 """Bytes; torch's own tensors lie at such addresses, and BLAS may round others differently."""
@@ -244,6 +244,32 @@ class TensorWhole:
                 tensor = step.rows(tensor, 0)
                 step.close()
             found[name] = tensor
+        return found
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Changes of modules that share a tensor, one after the other, as a `ModuleChange`."""
+
+    changes: tuple[ModuleChange, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The tensors of all of them."""
+        return tuple(dict.fromkeys(name for change in self.changes for name in change.targets))
+
+    def outputs(self, inputs: Mapping[str, Spec]) -> Mapping[str, Spec]:
+        """What the last one leaves."""
+        for change in self.changes:
+            inputs = {**inputs, **change.outputs({name: inputs[name] for name in change.targets if name in inputs})}
+        return inputs
+
+    def apply(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The tensors after all of them."""
+        found: dict[str, torch.Tensor] = {}
+        for change in self.changes:
+            now = {**tensors, **found}
+            found |= change.apply({name: now[name] for name in change.targets if name in now})
         return found
 
 

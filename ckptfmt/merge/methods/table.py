@@ -63,11 +63,11 @@ def _lora(ledger: Ledger) -> None:
     keys = read_keys(ledger.adapter.tensors, ledger.adapter.config)
     _refuse_lora(ledger)
     plan_trained(ledger, keys)
-    rest = plan_lora(ledger, keys)
-    fused = bool(ledger.adapter.config.get("target_parameters"))
-    if rest or keys.other or fused:
-        own = [name for module in rest for name in keys.lora[module].values()]
-        plan_layers(ledger, [*own, *keys.other], None if fused or keys.other else rest)
+    done, rest = plan_lora(ledger, keys)
+    if not rest and not keys.other:
+        return
+    tensors = [*keys.other, *(name for parts in keys.lora.values() for name in parts.values())]
+    plan_layers(ledger, sorted(tensors), done=done)
 
 
 def _refuse_lora(ledger: Ledger) -> None:
