@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from ckptfmt.errors import Conflict
 from ckptfmt.storage import durable
+
+_SHOWN_BYTES: Final = 150
+"""Of a target's name, in that of the directory it is built in: a name has at most 255 bytes."""
 
 
 @contextmanager
@@ -22,7 +26,8 @@ def appearing(target: str) -> Iterator[str]:
     with durable.storage_errors(target):
         _refuse_occupied(target)
         durable.make_directories(parent)
-        building = f"{parent}/.{name}.{durable.unique_name()}.ckptfmt-partial"
+        shown = os.fsencode(name)[:_SHOWN_BYTES].decode(errors="ignore")
+        building = f"{parent}/.{shown}.{durable.unique_name()}.ckptfmt-partial"
         durable.mkdir(building)
         try:
             yield building

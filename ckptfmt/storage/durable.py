@@ -231,8 +231,10 @@ def is_unique_name(name: str) -> bool:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory and all below it, following no link. What vanishes meanwhile is fine."""
+    """Remove a directory of one's own and all below it, following no link. What vanishes meanwhile is fine."""
     try:
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            chmod(path, 0o700)
         entries = list(os.scandir(path))
     except FileNotFoundError:
         return

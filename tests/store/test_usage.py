@@ -81,9 +81,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("come"), st.lists(DOCUMENTS, min_size=1, max_size=4)),
         st.tuples(st.just("go"), st.lists(st.integers(0, 20), min_size=1, max_size=3)),
-        st.tuples(
-            st.just("shard"), st.dictionaries(st.integers(0, OBJECTS - 1), st.integers(1, 9), min_size=1, max_size=5)
-        ),
+        st.tuples(st.just("shard"), SHARDS),
         st.tuples(st.just("unreadable"), st.integers(0, 20)),
         st.tuples(st.just("lost"), st.just(None)),
     ),
