@@ -97,6 +97,8 @@ def bind_ref(store: Store, ref: str, base: str) -> Bound:
             code="needed",
             hint="import it again under another name with --base",
         )
+    if old.base is not None and old.base.record == found.digest:
+        return Bound(ref, seen.number, seen.target or "", old.base.name, old.base.binding, old.base.evidence)
     link = bind(found.name, found.digest, found.record, _content(old), evidence=f"bind --base {base}")
     manifest = structs.replace(old, base=link)
     digest = store.put_manifest(manifest)

@@ -46,7 +46,7 @@ def read_walked(walked: Walked, name: str, *, damaged_as_opaque: bool = False) -
             if not damaged_as_opaque:
                 raise
             reading = UNKNOWN.read(tree)
-            notes.append(f"kept whole although it is damaged: {error.message}")
+            notes.append(f"kept whole although it is damaged: {error.message.replace(f'{walked.root}/', '')}")
         cuts = {path: tree.cut(path) for path in tree.paths()}
     except CkptfmtError as error:
         error.hint = lying_file_hint(error)

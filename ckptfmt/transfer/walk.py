@@ -383,8 +383,10 @@ class WalkedTree:
         except (FormatError, UnsafeFile) as error:
             if not self._as_opaque:
                 raise
-            self.damaged[entry.path] = error.message
-            return Opaque(error.message)
+            # Manifests hold no absolute path: equal contents have equal ids wherever they lay.
+            reason = error.message.replace(entry.real, entry.path)
+            self.damaged[entry.path] = reason
+            return Opaque(reason)
 
 
 def _opened(entry: Entry) -> FileSource:
