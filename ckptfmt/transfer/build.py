@@ -59,12 +59,17 @@ def place_tensors(
                 extent=found.extent,
                 offset=found.offset,
                 strides=found.strides,
-                key=None if found.key == read.name else found.key,
+                key=None if found.key == read.name else _printable(found.key),
                 part=read.part,
                 digest=views.get((read.path, read.index)),
             )
         )
     return tuple(sorted(placed, key=_tensor_order))
+
+
+def _printable(key: str) -> str:
+    """A container's key as JSON can hold it: lone surrogates, which a hostile header may have, are escaped."""
+    return key.encode("utf-8", "backslashreplace").decode()
 
 
 def _tensor_order(tensor: Tensor) -> tuple[object, ...]:
