@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -136,6 +136,7 @@ class Store:
         jobs: int | None = None,
         damaged_as_opaque: bool = False,
         message: str | None = None,
+        planned: Callable[[ImportPlan], None] | None = None,
         progress: Progress = SILENT,
     ) -> ImportReport:
         """Take in the checkpoint at `path`, or all below it.
@@ -153,6 +154,7 @@ class Store:
             jobs: threads that encode; by default one a core.
             damaged_as_opaque: keep structurally lying files whole instead of refusing their checkpoint.
             message: a note in the ref's history.
+            planned: told of the plan before any work; may raise to cancel.
             progress: told of the bytes read; may raise to cancel.
 
         Raises:
@@ -160,6 +162,8 @@ class Store:
         """
         self._sweep()
         plan = _plan(path, name, parent, stage)
+        if planned is not None:
+            planned(importing.describe_plan(plan, parent, stage))
         options = importing.make_options(
             self._engine,
             base=base,

@@ -73,12 +73,15 @@ def command(  # noqa: PLR0917 - click calls it by name
     and none before it).
     """
     with session.store() as store:
-        plan = store.plan_import(path, name=name, parent=parent, stage=stage)
         if dry_run:
+            plan = store.plan_import(path, name=name, parent=parent, stage=stage)
             session.give(plan, lambda: plan_lines(plan))
             return 0
-        if len(plan.checkpoints) > 1:
-            session.note(*plan_lines(plan), "")
+
+        def tell(plan: ImportPlan) -> None:
+            if len(plan.checkpoints) > 1:
+                session.note(*plan_lines(plan), "")
+
         with session.progress() as progress:
             report = store.import_path(
                 path,
@@ -92,6 +95,7 @@ def command(  # noqa: PLR0917 - click calls it by name
                 jobs=jobs,
                 damaged_as_opaque=damaged_as_opaque,
                 message=message,
+                planned=tell,
                 progress=progress,
             )
     problems = [problem_of_part(part) for part in report.failed]
