@@ -219,12 +219,12 @@ def test_a_name_that_is_no_text_is_told_and_stops_nothing(store: Shell, elsewher
     words = [b"import", b"./bad\xffname", b"--name", b"x"]
     command = [os.fsencode(sys.executable), b"-c", b"from ckptfmt.cli import main; main()"]
     done = subprocess.run([*command, *words], check=False, capture_output=True)
-    assert done.returncode == 1
+    assert done.returncode == 5
     assert b"bad\\udcffname" in done.stderr
-    assert b"[not-found]" in done.stderr
+    assert b"[unsafe-name]" in done.stderr
     done = subprocess.run([*command, *words, b"--json"], check=False, capture_output=True)
-    assert done.returncode == 1
-    assert "bad\udcffname" in json.loads(done.stdout)["error"]["message"]
+    assert done.returncode == 5
+    assert "bad\\udcffname" in json.loads(done.stdout)["error"]["message"]
 
 
 def test_the_exit_code_tells_of_the_work_and_not_of_the_reader(store: Shell, elsewhere: Path) -> None:
