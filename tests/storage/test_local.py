@@ -318,3 +318,29 @@ def test_names_that_somebody_else_made_are_made_durable(tmp_path: Path) -> None:
         LocalStorage(str(tmp_path)).settle(["shards/ab/x"])
     synced = {event.path for event in recorder.events}
     assert synced == {str(tmp_path), f"{tmp_path}/shards", f"{tmp_path}/shards/ab"}
+
+
+@pytest.mark.parametrize("call", ["put", "put_if_absent", "upload"])
+def test_a_disk_that_lies_about_what_it_wrote(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The length is looked at before anything gets its name."""
+    storage = LocalStorage(str(tmp_path))
+    write = os.write
+
+    def swallowing(descriptor: int, data: memoryview) -> int:
+        write(descriptor, data[:-1])
+        return len(data)
+
+    monkeypatch.setattr(os, "write", swallowing)
+    with pytest.raises(StorageError) as caught:
+        if call == "upload":
+            upload = storage.upload(0)
+            try:
+                upload.write(b"data")
+                upload.finish(b"", "a/x")
+            finally:
+                upload.abort()
+        else:
+            getattr(storage, call)("a/x", b"data")
+    assert caught.value.code == "io"
+    assert storage.size("a/x") is None
+    assert list(storage.list("tmp/")) == []

@@ -328,6 +328,25 @@ def test_the_same_content_makes_no_generation(quick: Path) -> None:
         assert store.import_path(quick / "elsewhere" / "copy", name="a").checkpoints[0].generation == 1
 
 
+def test_a_list_is_right_on_a_file_system_with_a_coarse_clock(quick: Path) -> None:
+    """Two changes within one tick leave the same mtime: what is young is not believed to be unchanged."""
+    one, two = making.write_small(quick / "one", {"a": 1}), making.write_small(quick / "two", {"a": 2})
+    with Store.init(quick / "store") as store:
+        store.import_path(one, name="a")
+        directory = quick / "store" / "refs" / "a"
+        before = directory.stat()
+        assert [row.generation for row in store.list_refs()] == [1]
+        store.import_path(two, name="a")
+        os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert [row.generation for row in store.list_refs()] == [2]
+        old = before.st_mtime_ns - 60_000_000_000
+        os.utime(directory, ns=(old, old))
+        for _ in range(2):
+            assert [row.generation for row in store.list_refs()] == [2]
+        store.drop("a")
+        assert store.list_refs() == []
+
+
 def test_a_child_that_dies_is_seen() -> None:
     assert in_child(lambda: None) == 0
     assert in_child(lambda: os.kill(os.getpid(), 9)) == -9

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from ckptfmt.api import Store
-from ckptfmt.digest import digest_of
+from ckptfmt.digest import checksum_of, digest_of
 from ckptfmt.errors import CkptfmtError, Conflict, InvalidInput, NotFound
 from ckptfmt.format import documents
+from ckptfmt.format.manifest import objects_of
 from ckptfmt.format.refs import StoreDocument
+from ckptfmt.format.shard import ShardObject, Stored, build_header
 from ckptfmt.storage import durable
+from ckptfmt.store.shards import shard_key
 from ckptfmt.store.store import init_store, open_store
 from tests.faults.seam import Counter, in_child
 from tests.store import making
@@ -243,6 +246,31 @@ def test_a_target_that_is_taken(place: Path, quick: Path) -> None:
         with pytest.raises(NotFound):
             store.restore("runs/none", quick / "never")
         assert not (quick / "never").exists()
+
+
+def test_what_came_out_other_than_it_went_in_never_appears(place: Path, quick: Path) -> None:
+    """A shard built wrong, with sound checksums: the SHA-256 of the file is the last to notice."""
+    with Store.open(place) as store:
+        engine = store._engine
+        manifest = engine.manifest(engine.refs.current("runs/one").target or "")
+        extent = manifest.files[1].extents[0]
+        lose = [path for path in (place / "shards").rglob("*") if path.is_file()]
+        wrong = making.noise(77, extent.length)
+        items = []
+        data = b""
+        for digest, length in objects_of(manifest).items():
+            content = wrong if digest == extent.digest else engine.objects().read(digest, length)
+            data += b"\0" * (-len(data) % 8)
+            items.append(ShardObject(digest, Stored("raw", length, checksum_of(content)), len(data), "U8", (length,)))
+            data += content
+        head = build_header(items, len(data), None)
+        for path in lose:
+            path.unlink()
+        engine.storage.put(shard_key(digest_of(head[8:])), head + data)
+    with Store.open(place) as store:
+        assert code_of(lambda: store.restore("runs/one", quick / "out")) == ("digest-mismatch", 3)
+        assert not (quick / "out").exists()
+        assert [damage.object for damage in store.verify(("runs/one",)).damaged] == [extent.digest]
 
 
 def test_a_target_with_a_long_name(place: Path, quick: Path) -> None:
