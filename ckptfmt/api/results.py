@@ -260,6 +260,31 @@ class MergeReport(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
+class ConvertReport(msgspec.Struct, frozen=True):
+    """What an export or a conversion wrote.
+
+    `exact`: nothing was lost. Of a factorization it says whether merging it back gives the same bits; then `rank` is
+    the largest one, `elements_differing` counts the elements that merging back gives other bits, and
+    `max_relative_error` is the largest Frobenius error of a tensor, over that of its update. `saved_whole` are the
+    modules that are no low-rank updates. `base_root` is the root of the base it was made against, `binding` how that
+    is known to be the right one.
+    """
+
+    out: str
+    format: Literal["hf", "peft", "universal"]
+    exact: bool
+    files: tuple[str, ...]
+    key_map: str | None
+    rank: int | None
+    elements_differing: int | None
+    max_relative_error: float | None
+    saved_whole: tuple[str, ...]
+    base: str | None
+    base_root: str | None
+    binding: Binding | None
+    notes: tuple[str, ...]
+
+
 class StoragePlan(msgspec.Struct, frozen=True):
     """What a way of keeping the store's stages would take, in bytes."""
 

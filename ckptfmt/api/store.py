@@ -15,6 +15,7 @@ from ckptfmt.api.results import (
     BaseVerified,
     Bound,
     CheckpointReport,
+    ConvertReport,
     ImportPlan,
     ImportReport,
     Log,
@@ -26,6 +27,7 @@ from ckptfmt.api.results import (
     Stats,
     VerifyReport,
 )
+from ckptfmt.convert.checkpoint import Checkpoint, stored_checkpoint
 from ckptfmt.encodings.chooser import Effort
 from ckptfmt.errors import InvalidInput, NotFound
 from ckptfmt.format.manifest import How
@@ -372,6 +374,55 @@ class Store:
         top = os.path.join(self.path, DIRECTORY)
         if os.path.isdir(top):
             sweep(top)
+
+    def export(
+        self,
+        name: str,
+        out: str | os.PathLike[str],
+        *,
+        format: Literal["hf", "peft", "universal"],  # noqa: A002 - the word of the command line
+        base: str | None = None,
+        adapter: str | None = None,
+        tolerance: float | str | None = None,
+        progress: Progress = SILENT,
+    ) -> ConvertReport:
+        """Convert a checkpoint into another format. Of an adapter to "hf" or "universal" it is `merge`.
+
+        Args:
+            name: the checkpoint.
+            out: a directory that does not exist or is empty; it appears whole.
+            format: "hf", "peft" or "universal".
+            base: the base to factor a full model against, where it is bound to none.
+            adapter: which of several adapters.
+            tolerance: of a factorization: the largest relative Frobenius error of an update beyond the rounding of
+                its dtype (None: 1e-3), or "exact" for an adapter that merges back to the same bits.
+            progress: told of bytes; may raise to cancel.
+
+        Raises:
+            MergeError: there is no way from one to the other, with the reason.
+            IntegrityError: it is bound to no base, and needs one (`no-binding`).
+            BaseMismatch: the base is not the recorded one; nothing appears.
+        """
+        from ckptfmt.api import converting  # noqa: PLC0415 - it loads torch
+
+        return converting.export_ref(
+            self._engine,
+            name,
+            os.fspath(out),
+            format=format,
+            base=base,
+            adapter=adapter,
+            tolerance=tolerance,
+            progress=progress,
+        )
+
+    def __getitem__(self, name: str) -> Checkpoint:
+        """A checkpoint to read from, as `ckptfmt.load_into` takes it. Nothing is read yet but its manifest.
+
+        Raises:
+            NotFound, InvalidInput: there is no such checkpoint.
+        """
+        return stored_checkpoint(self._engine, name)
 
     @contextmanager
     def materialized(

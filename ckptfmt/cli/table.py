@@ -25,6 +25,8 @@ VERBS: Final[dict[str, Entry]] = {
     "log": Entry("log", "Show a checkpoint's lineage, and the earlier generations of its name.", _CHECKPOINTS),
     "merge": Entry("merge", "Merge base and adapters along the lineage into one model.", _CHECKPOINTS),
     "restore": Entry("restore", "Give the imported files back, to the byte.", _CHECKPOINTS),
+    "export": Entry("export", "Convert a checkpoint: Hugging Face, PEFT or universal.", _CHECKPOINTS),
+    "convert": Entry("convert", "Convert a checkpoint that lies in a directory, without a store.", _CHECKPOINTS),
     "verify": Entry("verify", "Decode every object and compare digests.", _CHECKPOINTS),
     "rename": Entry("rename", "Give a checkpoint another name.", _NAMES),
     "tag": Entry("tag", "Label a checkpoint.", _NAMES),

@@ -21,7 +21,8 @@ HF_CONFIG: Final = "hf_config"
 EMBEDDINGS: Final = ("transformer.wte.weight", "wte.weight", "model.embed_tokens.weight", "embed_tokens.weight")
 HEAD: Final = "lm_head.weight"
 
-_MASK: Final = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq|position_ids)")
+MASKS: Final = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq|position_ids)")
+"""Buffers that models compute: some files hold them, others do not. A bias of one dimension is none of them."""
 _BLOCK: Final = re.compile(
     r"transformer\.h\.(?P<layer>\d+)\.(?P<module>ln_[12]|attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)"
     r"\.(?P<leaf>weight|bias)"
@@ -126,7 +127,7 @@ def _gpt2_to_universal(source: Source) -> Renaming | None:
     tensors: dict[str, Placed] = {}
     for name, spec in source.specs.items():
         full = name if not name.startswith(_BARE) else f"transformer.{name}"
-        if _MASK.fullmatch(full) and len(spec.shape) != 1:
+        if MASKS.fullmatch(full) and len(spec.shape) != 1:
             continue
         placed = _gpt2_place(full, spec)
         if placed is None:
@@ -163,7 +164,7 @@ def _gpt2_to_hf(source: Source) -> Renaming | None:
         return None
     tensors: dict[str, Placed] = {}
     for name, spec in source.specs.items():
-        if (_MASK.fullmatch(name) and len(spec.shape) != 1) or (name == HEAD and name in source.twins):
+        if (MASKS.fullmatch(name) and len(spec.shape) != 1) or (name == HEAD and name in source.twins):
             continue
         placed = _gpt2_place(name, spec)
         if placed is None:

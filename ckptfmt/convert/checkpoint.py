@@ -1,0 +1,144 @@
+"""A checkpoint with its bytes: of a store, or of a directory that no store knows. Reading it loads no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ckptfmt.digest import digest_of
+from ckptfmt.errors import IncompleteStore, InvalidInput
+from ckptfmt.format import documents
+from ckptfmt.format.manifest import Adapter, Manifest
+from ckptfmt.merge.pickled import PickledDocument, pickled_document
+from ckptfmt.merge.source import TensorSource
+from ckptfmt.progress import Progress
+from ckptfmt.storage.memory import MemoryStorage
+from ckptfmt.store.bases import BaseFiles, outside_files, places_of
+from ckptfmt.store.catalog import Catalog
+from ckptfmt.store.objects import Objects, OutsideObjects
+from ckptfmt.store.store import Store
+from ckptfmt.transfer.build import build_manifest, build_record
+from ckptfmt.transfer.planning import PLACEHOLDER, plan_import
+from ckptfmt.transfer.reading import hash_content, read_walked
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that can be read.
+
+    Attributes:
+        name: what it is called in errors: a ref, or a path.
+        digest: id of its manifest.
+        manifest: what it holds.
+        objects: its bytes, each proven by its digest as it is read.
+        outside: the same bytes where no store holds them; None for a checkpoint of a store.
+    """
+
+    name: str
+    digest: str
+    manifest: Manifest
+    objects: Objects
+    outside: OutsideObjects | None = None
+
+    @cached_property
+    def model(self) -> TensorSource:
+        """The tensors of its model."""
+        return TensorSource(self.name, self.manifest, self.objects)
+
+    @cached_property
+    def pickled(self) -> PickledDocument | None:
+        """The `.pt` that its model lies in, if it does."""
+        return pickled_document(self.manifest, self.objects)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it holds full weights."""
+        return any(tensor.role == "model" for tensor in self.manifest.tensors)
+
+    def adapter(self, name: str | None) -> Adapter:
+        """One of its adapters: the one named, its only one, or `default`.
+
+        Raises:
+            InvalidInput: there is none of that name, or several to choose between.
+        """
+        known = {adapter.name: adapter for adapter in self.manifest.adapters}
+        listed = ", ".join(known) or "none"
+        if name is not None and name not in known:
+            raise InvalidInput(f"{self.name} has no adapter {name!r} (it has: {listed})")
+        chosen = name or ("default" if "default" in known else next(iter(known)) if len(known) == 1 else None)
+        if chosen is None:
+            raise InvalidInput(
+                f"{self.name} has {len(known)} adapters: {listed}", hint="say which: --adapter " + next(iter(known), "")
+            )
+        return known[chosen]
+
+
+def stored_checkpoint(store: Store, name: str) -> Checkpoint:
+    """A checkpoint of a store, as users name it.
+
+    Raises:
+        NotFound, InvalidInput: there is no such checkpoint.
+    """
+    digest, _ = store.resolve(name)
+    manifest = store.manifest(digest)
+    outside = outside_files(store, manifest.base) if manifest.base else None
+    return Checkpoint(name, digest, manifest, store.objects(outside))
+
+
+def base_checkpoint(store: Store, record: str, name: str) -> Checkpoint:
+    """A base of a store as a checkpoint: a full model without adapters."""
+    found = store.record(record)
+    outside = BaseFiles(name, found, places_of(store, record))
+    manifest = Manifest(
+        version=found.version, layout="hf-full", files=found.files, tensors=found.tensors, root=found.root
+    )
+    return Checkpoint(f"base {name!r}", record, manifest, store.objects(outside))
+
+
+def read_checkpoint(path: str, progress: Progress) -> Checkpoint:
+    """A checkpoint in a directory or file that no store knows: every byte is read once and hashed.
+
+    Raises:
+        InvalidInput: there are several.
+        FormatError, UnsafeFile, IntegrityError, NotFound, StorageError: as for an import.
+    """
+    plan = plan_import(path, f"x/{PLACEHOLDER}")
+    if len(plan.checkpoints) != 1:
+        places = ", ".join(each.source for each in plan.checkpoints[:3])
+        raise InvalidInput(f"{path} holds {len(plan.checkpoints)} checkpoints: name one of them ({places}, …)")
+    walked = plan.checkpoints[0].walked
+    checkpoint = read_walked(walked, os.path.basename(walked.root))
+    progress.begin(f"read {os.path.basename(path)}", sum(entry.size for entry in walked.of_kind("file")))
+    content = hash_content(checkpoint, progress)
+    progress.end()
+    manifest = build_manifest(checkpoint.reading, content, base=None, lineage=None)
+    files = BaseFiles(path, build_record(content, manifest.root or "", None, None), [walked.root])
+    digest = digest_of(documents.encode(manifest))
+    return Checkpoint(path, digest, manifest, objects_of([files]), files)
+
+
+class Joined:
+    """Objects outside a store that lie in several places."""
+
+    name = "the files"
+
+    def __init__(self, parts: Sequence[OutsideObjects]) -> None:
+        self._parts = parts
+
+    def has(self, digest: str) -> bool:
+        """See `OutsideObjects.has`."""
+        return any(part.has(digest) for part in self._parts)
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """See `OutsideObjects.read`."""
+        for part in self._parts:
+            if part.has(digest):
+                return part.read(digest, offset, length)
+        raise IncompleteStore(f"object {digest[:16]} is in none of the files", digest=digest)
+
+
+def objects_of(parts: Sequence[OutsideObjects]) -> Objects:
+    """Objects that lie in files alone."""
+    return Objects(MemoryStorage(), Catalog(None), refresh=lambda: None, outside=Joined(parts))
