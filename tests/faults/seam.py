@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,7 +164,28 @@ def in_child(action: Callable[[], None]) -> int:
 
     A child that hangs is ended after a minute, by a signal that no test expects.
     """
-    child = os.fork()
+    return os.waitstatus_to_exitcode(os.waitpid(_forked(action), 0)[1])
+
+
+def in_processes(count: int, action: Callable[[int], None]) -> None:
+    """Run `action(0)` … `action(count - 1)` in forks that start together; all must end well."""
+    read, write = os.pipe()
+
+    def one(number: int) -> None:
+        os.close(write)
+        os.read(read, 1)  # Ends when the last writer closes.
+        action(number)
+
+    children = [_forked(lambda n=number: one(n)) for number in range(count)]
+    os.close(read)
+    os.close(write)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * count
+
+
+def _forked(action: Callable[[], None]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Newer Pythons warn of forks beside threads.
+        child = os.fork()
     if child == 0:
         status = 70
         try:
@@ -174,4 +196,4 @@ def in_child(action: Callable[[], None]) -> int:
             traceback.print_exc()
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from ckptfmt.errors import NotFound, StorageError
 from ckptfmt.storage import durable
 from ckptfmt.storage.local import LocalStorage
 from tests.faults import seam
+from tests.faults.disk import Disk
 from tests.storage.conformance import StorageConformance
 
 
@@ -102,37 +101,26 @@ def test_without_hard_links_a_failed_creation_leaves_nothing(tmp_path: Path) -> 
     assert seen > 5
 
 
-def _claim(root: str, keys: int, gate: object, won: object) -> None:
-    storage = LocalStorage(root)
-    gate.wait()  # type: ignore[attr-defined]
-    for number in range(keys):
-        if storage.put_if_absent(f"refs/a/{number}.json", str(os.getpid()).encode() * 50):
-            won.put((number, os.getpid()))  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("links", [True, False])
 def test_one_of_many_processes_wins(links: bool, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    keys, writers = 40, 6
-    gate, won = context.Barrier(writers), context.Queue()
-    target: Callable[..., None] = _claim if links else _claim_without_links
-    processes = [context.Process(target=target, args=(str(tmp_path), keys, gate, won)) for _ in range(writers)]
-    for process in processes:
-        process.start()
-    winners = [won.get(timeout=60) for _ in range(keys)]
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    assert won.empty()
-    assert sorted(number for number, _ in winners) == list(range(keys))
-    storage = LocalStorage(str(tmp_path))
-    assert all(storage.read(f"refs/a/{n}.json", 0, 9999) == str(pid).encode() * 50 for n, pid in winners)
+    keys, root = 40, tmp_path / "store"
+    root.mkdir()
+
+    def claim(writer: int) -> None:
+        storage = LocalStorage(str(root))
+        won = [n for n in range(keys) if storage.put_if_absent(f"refs/a/{n}.json", str(writer).encode() * 50)]
+        (tmp_path / f"won-{writer}").write_text(" ".join(map(str, won)))
+
+    def claim_without_links(writer: int) -> None:
+        with durable.observed(WithoutLinks()):
+            claim(writer)
+
+    seam.in_processes(6, claim if links else claim_without_links)
+    won = [(int(n), writer) for writer in range(6) for n in (tmp_path / f"won-{writer}").read_text().split()]
+    assert sorted(number for number, _ in won) == list(range(keys))
+    storage = LocalStorage(str(root))
+    assert all(storage.read(f"refs/a/{number}.json", 0, 9999) == str(writer).encode() * 50 for number, writer in won)
     assert list(storage.list("tmp/")) == []
-
-
-def _claim_without_links(root: str, keys: int, gate: object, won: object) -> None:
-    with durable.observed(WithoutLinks()):
-        _claim(root, keys, gate, won)
 
 
 def test_a_lost_answer_to_link_is_looked_into(tmp_path: Path) -> None:
@@ -344,3 +332,39 @@ def test_a_disk_that_lies_about_what_it_wrote(call: str, tmp_path: Path, monkeyp
     assert caught.value.code == "io"
     assert storage.size("a/x") is None
     assert list(storage.list("tmp/")) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("call", ["put", "put_if_absent", "upload"])
+def test_what_is_there_is_whole_and_what_was_done_stays(call: str, links: bool, tmp_path: Path) -> None:
+    """Power lost at any moment: the value is whole or not there, and there for good once the call returned."""
+    storage, recorder, disk = LocalStorage(str(tmp_path)), seam.Recorder(), Disk(tmp_path)
+    outer = recorder if links else Chain(recorder, WithoutLinks())
+    with durable.observed(outer):
+        if call == "upload":
+            upload = storage.upload(4)
+            upload.write(b"content")
+            upload.finish(b"head", "a/b/x")
+        else:
+            getattr(storage, call)("a/b/x", b"headcontent")
+    for event in recorder.events:
+        if links or call != "put_if_absent":  # Without links the name is there before its bytes are.
+            assert all(state.get("a/b/x", b"headcontent") == b"headcontent" for state in disk.states())
+        disk.play(event)
+    states = list(disk.states())
+    assert all(state.get("a/b/x") == b"headcontent" for state in states)
+
+
+class Chain:
+    """Two observers, one after the other."""
+
+    def __init__(self, *observers: durable.Observer) -> None:
+        self._observers = observers
+
+    def before(self, call: str, arguments: tuple[object, ...]) -> None:
+        for observer in self._observers:
+            observer.before(call, arguments)
+
+    def after(self, call: str, arguments: tuple[object, ...], result: object) -> None:
+        for observer in self._observers:
+            observer.after(call, arguments, result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from ckptfmt.format.refs import Generation
 from ckptfmt.storage.local import LocalStorage
 from ckptfmt.storage.memory import MemoryStorage
 from ckptfmt.store.refs import Refs, draft
-from tests.faults.seam import in_child
+from tests.faults.seam import in_child, in_processes
 from tests.store import making
 
 WRITERS = 8
@@ -164,27 +163,6 @@ def test_what_does_not_belong_there_is_passed_over(tmp_path: Path) -> None:
     assert [generation.name for generation in refs.standing()] == ["runs/a"]
     assert refs.numbers("runs/a") == [1]
     assert append(refs, "runs/a").number == 2
-
-
-def in_processes(count: int, action: Callable[[int], None]) -> None:
-    """Run `action(0)` … `action(count - 1)` in forks that start together."""
-    read, write = os.pipe()
-    children = []
-    for number in range(count):
-        child = os.fork()
-        if child == 0:
-            status = 70
-            try:
-                os.close(write)
-                os.read(read, 1)
-                action(number)
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-    os.close(read)
-    os.close(write)  # The starting shot.
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * count
 
 
 def test_many_processes_append_to_one_ref(quick: Path) -> None:
