@@ -34,6 +34,8 @@ class Case:
         prepare: what is done to the model before the adapter is put on it, and before it is merged.
         reason: why elements may differ; empty where none may.
         autocast: see `Setting.autocast_adapter`.
+        write: writes the adapter, where peft does not.
+        options: of `save_pretrained`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Case:
     scale: float = 0.05
     reason: str = ""
     autocast: bool = True
+    write: Callable[[Path], None] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -106,6 +109,9 @@ def make(case: Case, kind: str, dtype: str, seed: int, place: Path) -> None:
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.05)
     model.save_pretrained(place / "base")
+    if case.write is not None:
+        case.write(place / "adapter")
+        return
     case.prepare(model)
     tuned = peft.get_peft_model(model, case.config(kind))
     randomise(tuned, case.scale)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ckptfmt.merge.methods.arithmetic import keep_subnormals
 from ckptfmt.merge.methods.bases import Base
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.table import METHODS, REFUSED, planner
@@ -26,6 +27,7 @@ def plan_changes(adapter: Adapter, base: Mapping[str, Spec], setting: Setting) -
     Raises:
         MergeError: it cannot be merged, with the reason; nothing was computed.
     """
+    keep_subnormals(all_threads=True)
     plan = planner(adapter)
     ledger = Ledger(adapter, Base(base, setting.model_config), setting)
     ledger.base.refuse_quantized(adapter.name)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 import torch
@@ -22,32 +23,39 @@ TORCH_DTYPES: Final[dict[str, torch.dtype]] = {
 
 DTYPE_NAMES: Final = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 HALVES: Final = frozenset({torch.float16, torch.bfloat16})
+_HALF: Final = 0.5
+_PARALLEL: Final = 1 << 18
+"""Elements of a sum that torch spreads over its worker threads."""
 NARROW: Final = 16
 """Fewest elements of the uncut side of a product that is cut: below, BLAS changes kernels with the other length."""
 
 
-def refuse_flush_to_zero() -> None:
+def keep_subnormals(*, all_threads: bool = False) -> None:
     """Raise where this thread's arithmetic turns subnormal numbers into 0 and cannot be told not to.
 
-    `torch.set_flush_denormal(True)`, or a library built with fast-math, does that to a whole process; the sums of a
-    merge would silently differ. The mode is cleared where torch can clear it.
+    `torch.set_flush_denormal(True)`, or a library built with fast-math, does that to a thread and to those it starts;
+    the sums of a merge would silently differ. The mode is cleared where torch can clear it.
+
+    Args:
+        all_threads: look at torch's own worker threads as well.
 
     Raises:
         MergeError: it stays on.
     """
-    if _flushes():
+    if _flushes(all_threads=all_threads):
         torch.set_flush_denormal(False)
-    if _flushes():
-        raise MergeError(
-            "this process turns subnormal numbers into zero: a merge would silently give other tensors",
-            hint="merge in a fresh process, or turn off fast-math in what set it",
-        )
+        if _flushes(all_threads=all_threads):
+            raise MergeError(
+                "this process turns subnormal numbers into zero: a merge would silently give other tensors",
+                hint="merge in a fresh process, or turn off fast-math in what set it",
+            )
 
 
-def _flushes() -> bool:
-    smallest = torch.tensor([2.0**-126, 2.0**-130], dtype=torch.float32)
-    halved = smallest * 0.5
-    return not bool((halved != 0).all()) or bool((smallest[1:] + smallest[1:] == 0).any())
+def _flushes(*, all_threads: bool) -> bool:
+    smallest = sys.float_info.min
+    if smallest * _HALF == 0:
+        return True
+    return all_threads and bool((torch.full((_PARALLEL,), 2.0**-126) * _HALF == 0).any())
 
 
 def held_dtype(base: torch.dtype, *, autocast: bool) -> torch.dtype:

@@ -143,9 +143,9 @@ def _scaling(ledger: Ledger, module: str, rank: int, *, weight: float | None = N
     """`alpha / r`, or `alpha / sqrt(r)` with rsLoRA, times the weight of the adapter."""
     config = ledger.adapter.config
     alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
-    scaling: float = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     factor = ledger.setting.weight if weight is None else weight
-    return scaling if factor == 1.0 else scaling * factor
+    scaling: float = factor * alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return scaling
 
 
 def _is_transposed(ledger: Ledger, module: str, target: str, out: int, into: int) -> bool:

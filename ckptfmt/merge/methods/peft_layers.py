@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from ckptfmt.errors import MergeError
-from ckptfmt.merge.methods.arithmetic import held_dtype
+from ckptfmt.merge.methods.arithmetic import held_dtype, keep_subnormals
 from ckptfmt.merge.methods.experts import AddExpert, by_rows, places, wrappers
-from ckptfmt.merge.methods.keys import is_saved
+from ckptfmt.merge.methods.keys import PREFIX, is_saved
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.shadow import Shadow, build_shadow, stand_in
 from ckptfmt.merge.methods.steps import Step, blend
@@ -36,10 +36,11 @@ _REFUSALS: Final = (ValueError, NotImplementedError, TypeError, RuntimeError, Lo
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A `PeftModel`, and the names of tensors that its layers need and the adapter lacks."""
+    """A `PeftModel`, the names of tensors that its layers need and the adapter lacks, and of those without a layer."""
 
     model: Any
     missing: tuple[str, ...]
+    unplaced: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class PeftLayers:
             found = peft.set_peft_model_state_dict(wrapped, state, NAME, low_cpu_mem_usage=meta)
             wrapped.base_model._cast_adapter_dtype(adapter_name=NAME, autocast_adapter_dtype=cast)
             wrapped.eval()
-        return Wrapped(wrapped, _missing(wrapped, found.missing_keys))
+        return Wrapped(wrapped, _missing(wrapped, found.missing_keys), tuple(found.unexpected_keys))
 
     def merge_alone(self, module: str, parameters: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Merge one module, with a layer on nothing else.
@@ -103,7 +104,7 @@ class PeftLayers:
             parent.add_module(part, nn.Module())
             parent = getattr(parent, part)
         parent.add_module(leaf, real)
-        own = [name for name in self.tensors if name.startswith(f"base_model.model.{module}.")]
+        own = [name for name in self.tensors if name.startswith(f"{PREFIX}{module}.")]
         with _quiet(), torch.no_grad():
             merged = self.wrap(tree, own, meta=False, only=module).model.merge_and_unload()
             return _parameters(merged.get_submodule(module), parameters)
@@ -165,6 +166,7 @@ class LayerChange:
 
     def apply(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The tensors after peft merged them."""
+        keep_subnormals()
         sources = {name: self.layers.shadow.sources[f"{self.module}.{name}"] for name in self.parameters}
         tensors = {name: _stepped(tensor, self.first.get(name, ())) for name, tensor in tensors.items()}
         before = {name: source.read(tensors).clone() for name, source in sources.items()}
@@ -197,11 +199,24 @@ def plan_layers(ledger: Ledger, tensors: Sequence[str], done: Collection[str] = 
     config = _own_config(ledger, shadow)
     layers = PeftLayers(ledger.adapter, ledger.setting, shadow, config, tuple(tensors))
     wrapped = _rehearse(ledger, layers)
+    _refuse_unplaced(ledger, shadow, wrapped)
     if wrapped.missing:
         raise ledger.error(f"it lacks the tensor {wrapped.missing[0]}")
     for module, layer in _tuner_layers(wrapped.model.base_model.model):
         if module not in done and not _plan_experts(ledger, layers, module, layer):
             _plan_layer(ledger, layers, module, layer)
+
+
+def _refuse_unplaced(ledger: Ledger, shadow: Shadow, wrapped: Wrapped) -> None:
+    """Raise where the adapter has tensors for modules that the base lacks."""
+    modules = {name for name, _ in shadow.model.named_modules()}
+    mark = f".{wrapped.model.base_model.prefix}"
+    named = {name.removeprefix(PREFIX).partition(mark)[0] for name in wrapped.unplaced if mark in name}
+    lost = sorted(named - modules)
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        hint = "is this the model that the adapter was trained on?"
+        raise ledger.error(f"the base has no {', '.join(lost[:3])}{more}", hint=hint)
 
 
 def _plan_layer(ledger: Ledger, layers: PeftLayers, module: str, layer: Any) -> None:

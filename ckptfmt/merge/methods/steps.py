@@ -13,7 +13,14 @@ from typing import Final, Protocol
 
 import torch
 
-from ckptfmt.merge.methods.arithmetic import HALVES, TORCH_DTYPES, computed_dtype, held_dtype, product_rows
+from ckptfmt.merge.methods.arithmetic import (
+    HALVES,
+    TORCH_DTYPES,
+    computed_dtype,
+    held_dtype,
+    keep_subnormals,
+    product_rows,
+)
 from ckptfmt.merge.protocol import Adapter, ModuleChange, Spec
 
 _ALIGNMENT: Final = 64
@@ -197,6 +204,7 @@ class TensorRows:
 
     def rows(self, block: torch.Tensor, begin: int) -> torch.Tensor:
         """The rows after every step."""
+        keep_subnormals()
         height = block.shape[0] if block.ndim else 1
         for step in self.steps:
             block = step.rows(block, begin)
@@ -233,6 +241,7 @@ class TensorWhole:
 
     def apply(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The tensors after their steps."""
+        keep_subnormals()
         found: dict[str, torch.Tensor] = {}
         for name, (spec, source, steps) in self.given.items():
             if source is None:

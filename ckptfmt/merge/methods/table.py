@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ckptfmt.errors import MergeError
+from ckptfmt.layouts.names import NANOGPT_LORA
 from ckptfmt.merge.methods.keys import AdapterKeys, read_keys
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.lora import plan_lora
+from ckptfmt.merge.methods.nanogpt_lora import plan_nanogpt
 from ckptfmt.merge.methods.peft_layers import plan_layers
 from ckptfmt.merge.methods.trained import plan_trained
 from ckptfmt.merge.protocol import Adapter
@@ -79,6 +81,11 @@ def _refuse_lora(ledger: Ledger) -> None:
         )
     if config.get("arrow_config"):
         raise ledger.error(f"Arrow routes between adapters; {_ROUTED}", hint="use it unmerged, with peft")
+    if str(config.get("init_lora_weights", "")).startswith("pissa_niter"):
+        raise ledger.error(
+            "pissa_niter draws random numbers whenever peft loads it, and changes the base by them",
+            hint="save it as plain LoRA, with path_initial_model_for_weight_conversion",
+        )
     if config.get("alora_invocation_tokens"):
         raise ledger.error(
             "activated LoRA changes only the tokens after its invocation: no single weights give that",
@@ -103,6 +110,7 @@ def _layers(ledger: Ledger) -> None:
 METHODS: Final[Mapping[str, Planner]] = {
     "LORA": _lora,
     "TRAINABLE_TOKENS": _tokens,
+    NANOGPT_LORA: plan_nanogpt,
     **dict.fromkeys(_LAYERS, _layers),
 }
 """Every method that can be merged, by its `peft_type`."""
