@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,14 @@ def test_what_changes_while_a_store_is_open(store: Store, tmp_path: Path) -> Non
         store.drop("mine")
         assert [row.ref for row in other.list_refs()] == ["theirs"]
         assert other.stats().checkpoints == 1 and other.verify().damaged == ()
+
+
+def test_a_clock_that_is_too_coarse(store: Store, tmp_path: Path) -> None:
+    """Two changes of a ref within one tick of the file system's clock: a listing never shows the older one."""
+    store.import_checkpoint(model(tmp_path / "m", 1), "run")
+    assert store.list_refs()[0].labels == ()
+    directory = Path(store.path, "refs", "run")
+    tick = directory.stat().st_mtime_ns
+    store.tag("run", ("best",))
+    os.utime(directory, ns=(tick, tick))
+    assert store.list_refs()[0].labels == ("best",)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from ckptfmt import Store
-from ckptfmt.errors import CkptfmtError, InvalidInput, NotFound
+from ckptfmt.errors import CkptfmtError, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format.manifest import objects_of
+from ckptfmt.store.refs import draft
 from tests.conftest import Made
 from tests.fixtures import hf, peft_adapters
 from tests.transfer.headers import Written, file_of, noise
@@ -194,3 +196,24 @@ def test_a_base_in_the_store_and_outside(store: Store, checkpoint: Made, tmp_pat
     flip(shard, begin)
     [damage] = store.verify().damaged
     assert damage.checkpoints == ("bases/kept", "run")
+
+
+def test_a_manifest_that_is_wrong(store: Store, tmp_path: Path) -> None:
+    """Sound objects in the wrong places: the file's own SHA-256 is the last word, and nothing appears."""
+    source = tmp_path / "source"
+    source.mkdir()
+    tensors = [Written(name, "U8", (900,), noise(900, number)) for number, name in enumerate("ab")]
+    (source / "model.safetensors").write_bytes(file_of(*tensors))
+    store.import_checkpoint(source, "right")
+    manifest = store.show("right").manifest
+    [file] = manifest.files
+    one, two = file.extents
+    swapped = (structs.replace(one, digest=two.digest), structs.replace(two, digest=one.digest))
+    wrong = structs.replace(manifest, files=(structs.replace(file, extents=swapped),))
+    engine = store._engine
+    engine.refs.append("wrong", lambda _: draft(engine.put_manifest(wrong), "import"))
+    with pytest.raises(IntegrityError) as caught:
+        store.restore("wrong", tmp_path / "back")
+    assert (caught.value.code, caught.value.exit_code) == ("digest-mismatch", 3)
+    assert "model.safetensors" in caught.value.message and caught.value.hint
+    assert not (tmp_path / "back").exists() and not list(tmp_path.glob(".back*"))

@@ -19,6 +19,7 @@ from ckptfmt.store import stat_cache
 from tests.conftest import Made
 from tests.fixtures import hf, nanogpt, peft_adapters
 from tests.transfer.headers import Written, file_of
+from tests.transfer.refusals import Meddling
 from tests.transfer.trees import files_of, objects_in, store_files
 
 WEIGHTS = "model.safetensors"
@@ -211,6 +212,20 @@ def test_a_touched_file_is_read_and_fine(base: Path, store: Store) -> None:
     shutil.copy(base / WEIGHTS, base / "config.json")
     verified = store.verify_base("x", path=base)
     assert (verified.ok, verified.mismatched) == (False, ("config.json",))
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_that_changes_while_it_is_verified(base: Path, store: Store) -> None:
+    """It is neither what was recorded nor not: that is said, and nothing is remembered of it."""
+    store.add_base("x", base)
+    data = (base / WEIGHTS).read_bytes()
+    meddling = Meddling(1, lambda: (base / WEIGHTS).write_bytes(data[::-1]))
+    with pytest.raises(CkptfmtError) as caught:
+        store.verify_base("x", full=True, progress=meddling)
+    assert meddling.acted and (caught.value.code, caught.value.exit_code) == ("changed-while-read", 3)
+    assert f"{base}/" in caught.value.message and caught.value.hint
+    verified = store.verify_base("x")
+    assert (verified.ok, verified.how) == (False, "read")
 
 
 def test_another_place(base: Path, store: Store, tmp_path: Path) -> None:
