@@ -6,9 +6,9 @@ computed whole. Checked at 1, 2 and 4 threads, at heights 256 * k + {0...17} and
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
+from itertools import pairwise as pairs
 
 import pytest
 import torch
@@ -43,12 +43,12 @@ def uneven(height: int, draw: random.Random) -> list[int]:
 def check(height: int, side: int, rank: int, cuts: list[int], dtype: torch.dtype = torch.float32) -> None:
     left, right = torch.randn(height, rank, dtype=dtype), torch.randn(rank, side, dtype=dtype)
     whole = left @ right
-    for begin, end in itertools.pairwise(cuts):
+    for begin, end in pairs(cuts):
         block = product_rows(left, right, begin, end, transposed=False)
         assert torch.equal(block, whole[begin:end]), (height, side, rank, begin, end)
     left, right = torch.randn(side, rank, dtype=dtype), torch.randn(rank, height, dtype=dtype)
     whole = (left @ right).T
-    for begin, end in itertools.pairwise(cuts):
+    for begin, end in pairs(cuts):
         block = product_rows(left, right, begin, end, transposed=True)
         assert torch.equal(block, whole[begin:end]), ("transposed", height, side, rank, begin, end)
 
@@ -85,7 +85,7 @@ def test_blocks_on_one_thread_equal_a_whole_on_several() -> None:
             whole = left @ right
             torch.set_num_threads(1)
             cuts = uneven(height, draw)
-            blocks = [product_rows(left, right, *each, transposed=False) for each in itertools.pairwise(cuts)]
+            blocks = [product_rows(left, right, *each, transposed=False) for each in pairs(cuts)]
             assert torch.equal(torch.cat(blocks), whole), (height, side, rank, cuts)
     finally:
         torch.set_num_threads(before)
@@ -113,8 +113,21 @@ def test_one_expert_equals_the_stack(threads: int) -> None:
         for expert in range(experts):
             left, right = b.reshape(out, -1, experts)[:, :, expert], a.reshape(experts, -1, into)[expert]
             cuts = even(out)
-            blocks = [product_rows(left, right, *each, transposed=False) for each in itertools.pairwise(cuts)]
+            blocks = [product_rows(left, right, *each, transposed=False) for each in pairs(cuts)]
             assert torch.equal(torch.cat(blocks), stacked[expert]), (experts, out, into, rank)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_of_rows(threads: int, dtype: torch.dtype) -> None:
+    """DoRA's norms: a row's does not depend on the others."""
+    draw = random.Random(threads)
+    torch.manual_seed(threads)
+    for _ in range(15):
+        height, side = draw.randint(512, 2000), draw.choice(SIDES)
+        weight = torch.randn(height, side, dtype=dtype)
+        whole = torch.linalg.norm(weight, dim=1)
+        blocks = [torch.linalg.norm(weight[begin:end].clone(), dim=1) for begin, end in pairs(uneven(height, draw))]
+        assert torch.equal(torch.cat(blocks), whole), (height, side)
 
 
 @pytest.mark.torture

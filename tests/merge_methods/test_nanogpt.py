@@ -54,7 +54,7 @@ def test_a_base_that_names_the_shared_embedding_once() -> None:
 @pytest.mark.parametrize(
     ("config", "drop", "message"),
     [
-        ({}, None, "nothing tells the scale"),
+        ({"embedding_rank": 2}, None, "nothing tells the scale"),
         (LORA, "transformer.h.0.attn.c_attn.lora_B.weight", "lacks transformer.h.0.attn.c_attn.lora_B.weight"),
     ],
 )

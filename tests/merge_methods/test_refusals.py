@@ -141,6 +141,14 @@ def test_factors_that_the_configuration_does_not_name() -> None:
         plan(adapter({"target_modules": ["v_proj"]}))
 
 
+def test_nothing_to_merge() -> None:
+    with pytest.raises(MergeError, match="it has no tensors"):
+        plan(MemoryAdapter("LORA", LORA, {}, "mine"))
+    with pytest.raises(MergeError, match="its scaling is not known") as found:
+        plan(MemoryAdapter("LORA", {}, adapter().held, "mine"))
+    assert "adapter_config.json" in str(found.value.hint)
+
+
 @pytest.mark.parametrize("drop", ["lora_A", "lora_B"])
 def test_half_a_pair(drop: str) -> None:
     held = {name: tensor for name, tensor in adapter().held.items() if drop not in name}

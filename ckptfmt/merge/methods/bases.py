@@ -83,7 +83,7 @@ class Base:
 
     def is_conv1d(self, module: str) -> bool:
         """Whether a module is transformers' `Conv1D`, by its model and its name."""
-        return self.config.get("model_type") in _CONV1D_MODELS and module.rpartition(".")[2] in _CONV1D_MODULES
+        return str(self.config.get("model_type")) in _CONV1D_MODELS and module.rpartition(".")[2] in _CONV1D_MODULES
 
     def in_mixture(self, module: str) -> bool:
         """Whether a module is an expert, or stands beside experts as a router does: the model may hold those fused."""

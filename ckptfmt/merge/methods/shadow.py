@@ -7,6 +7,7 @@ the model has in memory; else they are made from the names and shapes of the bas
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +23,9 @@ _META: Final = torch.device("meta")
 _POSITIONS: Final = frozenset({"wpe", "embed_positions", "position_embeddings", "token_type_embeddings"})
 _CONVOLUTIONS: Final = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 _ATTENTION: Final = "in_proj_weight"
+_ACTIVE: Final = re.compile(r"^_|implementation|kernel|auto_map|pretrained|timm|remote_code")
+_UNUSABLE: Final = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, ImportError, OSError)
+"""What transformers raises for a configuration that it cannot make a model of."""
 
 
 @dataclass(frozen=True)
@@ -105,24 +109,37 @@ def _empty(like: torch.Tensor) -> torch.Tensor:
 
 def _known_model(config: Mapping[str, Any]) -> nn.Module | None:
     """The model that transformers makes of a configuration, on the meta device; None where it knows none."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or config.get("auto_map"):
+        return None
     try:
         import transformers  # noqa: PLC0415
+        from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
     except ImportError:
         return None
-    kind = config.get("model_type")
-    if kind not in transformers.CONFIG_MAPPING or config.get("auto_map"):
+    if kind not in transformers.CONFIG_MAPPING:
         return None
-    made = transformers.AutoConfig.for_model(**config)
-    names: Sequence[str] = config.get("architectures") or ()
-    factory = next((found for name in names if (found := getattr(transformers, name, None))), None)
-    with torch.device("meta"):
-        if factory is not None:
-            model: nn.Module = factory(made)
-        elif type(made) in transformers.AutoModelForCausalLM._model_mapping:
-            model = transformers.AutoModelForCausalLM.from_config(made)
-        else:
+    names: Sequence[Any] = config.get("architectures") or ()
+    classes = (getattr(transformers, str(name), None) for name in names)
+    models = (each for each in classes if isinstance(each, type) and issubclass(each, transformers.PreTrainedModel))
+    try:
+        made = transformers.AutoConfig.for_model(**_inert(config), attn_implementation="eager")
+        mapping = transformers.AutoModelForCausalLM._model_mapping
+        factory = next(models, None) or mapping.get(type(made), None)
+        if factory is None:
             return None
+        with torch.device("meta"):
+            model: nn.Module = factory(made)
+    except (*_UNUSABLE, StrictDataclassError):
+        return None
     return model
+
+
+def _inert(value: Any) -> Any:
+    """A configuration without what would make transformers fetch or run something: kernels, backbones, code."""
+    if isinstance(value, Mapping):
+        return {key: _inert(each) for key, each in value.items() if not _ACTIVE.search(str(key))}
+    return [_inert(each) for each in value] if isinstance(value, list) else value
 
 
 def _mapped(model: Any, base: Base) -> Shadow | None:

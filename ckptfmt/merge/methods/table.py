@@ -8,10 +8,10 @@ from typing import Final
 from ckptfmt.errors import MergeError
 from ckptfmt.layouts.names import NANOGPT_LORA
 from ckptfmt.merge.methods.keys import AdapterKeys, read_keys
+from ckptfmt.merge.methods.layer_plan import plan_layers
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.lora import plan_lora
 from ckptfmt.merge.methods.nanogpt_lora import plan_nanogpt
-from ckptfmt.merge.methods.peft_layers import plan_layers
 from ckptfmt.merge.methods.trained import plan_trained
 from ckptfmt.merge.protocol import Adapter
 
@@ -57,6 +57,13 @@ def planner(adapter: Adapter) -> Planner:
         raise MergeError(
             f"adapter {adapter.name} cannot be merged: method {method!r} is not known",
             hint=f"known are {', '.join(sorted(METHODS))}",
+        )
+    if not adapter.tensors:
+        raise MergeError(f"adapter {adapter.name} cannot be merged: it has no tensors")
+    if not adapter.config:
+        raise MergeError(
+            f"adapter {adapter.name} cannot be merged: it has no configuration, so its scaling is not known",
+            hint="put the adapter_config.json of its training beside it",
         )
     return METHODS[method]
 
