@@ -81,7 +81,7 @@ class ImportPlan(msgspec.Struct, frozen=True):
     """What an import would do.
 
     `left` are files below the path that belong to no checkpoint and are not taken, and, with a '/' behind,
-    directories that were not looked into: hidden ones, and stores.
+    directories that were not looked into: Git's own, and stores.
     """
 
     path: str

@@ -63,7 +63,8 @@ def find_checkpoints(paths: Iterable[str]) -> list[Found]:
 def unclaimed(paths: Iterable[str], found: Iterable[Found]) -> list[str]:
     """The files that belong to no checkpoint found, sorted.
 
-    Files in hidden directories are left out, and a Hub cache's `blobs/`: its snapshots link to them.
+    A hidden directory is named once, with a '/' at its end; a Hub cache's `blobs/` are left out: its snapshots link
+    to them.
     """
     taken: set[str] = set()
     roots: list[str] = []
@@ -73,13 +74,23 @@ def unclaimed(paths: Iterable[str], found: Iterable[Found]) -> list[str]:
         else:
             taken.update(join(each.root, path) for path in each.files)
     return sorted(
-        path
-        for path in paths
-        if path not in taken
-        and not any(path.startswith(root) for root in roots)
-        and not any(map(is_hidden, path.split("/")[:-1]))
-        and not re.search(r"(?:^|/)(?:models|datasets)--[^/]+/(?:blobs|refs)/", f"/{path}")
+        {
+            _whole_hidden(path)
+            for path in paths
+            if path not in taken
+            and not any(path.startswith(root) for root in roots)
+            and not re.search(r"(?:^|/)(?:models|datasets)--[^/]+/(?:blobs|refs)/", f"/{path}")
+        }
     )
+
+
+def _whole_hidden(path: str) -> str:
+    """The outermost hidden directory that `path` lies in, else the path."""
+    parts = path.split("/")
+    for depth, part in enumerate(parts[:-1], 1):
+        if is_hidden(part):
+            return "/".join(parts[:depth]) + "/"
+    return path
 
 
 def _claimed_by(listing: Listing) -> str | None:
@@ -125,23 +136,17 @@ def _snapshots(listing: Listing, at: str) -> Iterator[Found]:
 
 def _own_files(listing: Listing, at: str, others: Iterable[Found]) -> tuple[str, ...] | None:
     """Files below a claimed directory that are its own; None where all are."""
-    everything = list(_all_paths(listing))
+    everything = paths_below(listing)
     prefix = f"{at}/" if at else ""
     taken = {join(each.root, path)[len(prefix) :] for each in others for path in each.files or ()}
     roots = [each.root[len(prefix) :] + "/" for each in others if each.files is None]
     skipped = [f"{name}/" for name in _incomplete(listing, "")]
     own = [
         path
-        for path in paths_below(listing)
+        for path in everything
         if path not in taken and not any(path.startswith(root) for root in (*roots, *skipped))
     ]
     return None if len(own) == len(everything) else tuple(own)
-
-
-def _all_paths(listing: Listing) -> Iterator[str]:
-    yield from listing.files
-    for name, child in listing.directories.items():
-        yield from (join(name, path) for path in _all_paths(child))
 
 
 def _incomplete(listing: Listing, at: str) -> Iterator[str]:

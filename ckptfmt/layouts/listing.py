@@ -35,16 +35,15 @@ def _nest(paths: Iterable[str], name: str) -> Listing:
 
 
 def paths_below(listing: Listing, at: str = "") -> list[str]:
-    """Every file below `listing`, relative to it and prefixed with `at`; hidden directories are passed over."""
+    """Every file below `listing`, relative to it and prefixed with `at`."""
     found = [join(at, name) for name in listing.files]
     for name, below in listing.directories.items():
-        if not is_hidden(name):
-            found += paths_below(below, join(at, name))
+        found += paths_below(below, join(at, name))
     return sorted(found)
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether `name` is that of a directory nobody means: `.git`, `.ckptfmt`, `.cache`."""
+    """Tell whether `name` is that of a directory in which nobody looks for checkpoints: `.cache`, `.hydra`, `.venv`."""
     return name.startswith(".")
 
 

@@ -25,6 +25,8 @@ _STORE_HEAD_BYTES: Final = 4096
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 _CHANGED: Final = "changed-while-read"
 _AGAIN: Final = "wait until it is written, then run the same command again"
+_PASSED_OVER: Final = frozenset({".git"})
+"""Histories of the very files beside them: taking them in would double every byte."""
 _BLOBS: Final = "blobs"
 _SNAPSHOTS: Final = "snapshots"
 
@@ -65,7 +67,7 @@ class Walked:
         entries: what is in it, with the directory itself as '.'.
         chosen: the only files that belong to it; None for all.
         around: whether the links and empty directories beside the chosen files belong to it too.
-        passed_over: directories that were not looked into: hidden ones, and stores.
+        passed_over: directories that were not looked into: Git's own, and stores.
     """
 
     root: str
@@ -134,7 +136,7 @@ def _directories(paths: Iterable[str]) -> set[str]:
 def walk(path: str) -> Walked:
     """Look at everything below `path`; where it is a file, at that file alone.
 
-    Hidden directories (`.git`, `.cache`) and stores are passed over.
+    Git's own directories and stores are passed over, and it is said that they were.
 
     Raises:
         NotFound: there is nothing.
@@ -227,7 +229,7 @@ def _descend(root: str, below: str, entries: list[Entry], passed_over: list[str]
     for name in names:
         path = f"{below}/{name}" if below else name
         entry = _look(root, path, f"{root}/{path}")
-        if entry.kind == "directory" and (name.startswith(".") or is_store(entry.real)):
+        if entry.kind == "directory" and (name in _PASSED_OVER or is_store(entry.real)):
             passed_over.append(path)
             continue
         entries.append(entry)

@@ -95,7 +95,9 @@ def test_a_messy_directory() -> None:
     assert names.index("full/checkpoint-500") < names.index("full/checkpoint-1000")
     assert unclaimed(MESSY, found) == sorted(
         [
+            ".git/",
             "README.md",
+            "work/.ckptfmt/",
             "lora/README.md",
             "lora/checkpoint-11/adapter_model.safetensors",
             "lora/checkpoint-11/checkpoint-is-incomplete.txt",
@@ -119,7 +121,7 @@ def test_files_belong_to_one_checkpoint_but_for_vocabularies() -> None:
     assert owners["full/runs/events.out"] == ["full"]
     assert owners["lora/checkpoint-10/ref/adapter_config.json"] == ["lora/checkpoint-10"]
     assert owners["hub/models--acme--tiny/snapshots/0e9e39f/checkpoint-5/model.safetensors"]
-    assert not any("/." in path or path.startswith(".") for path in owners)
+    assert owners["base/.cache/huggingface/x.metadata"] == ["base"]
 
 
 def test_the_order_of_paths_means_nothing() -> None:
@@ -136,7 +138,7 @@ def test_the_order_of_paths_means_nothing() -> None:
         (FULL, [Found("", "", None, "hf-full")]),
         (["ckpt.pt"], [Found("ckpt", "", ("ckpt.pt",), "universal")]),
         (["weights.safetensors"], [Found("", "", None, "unknown")]),
-        ([*FULL, ".git/config"], [Found("", "", tuple(FULL), "hf-full")]),
+        ([*FULL, ".hydra/config.yaml"], [Found("", "", None, "hf-full")]),
         (["pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"], [Found("", "", None, "hf-full")]),
         (
             ["model_index.json", "unet/diffusion.safetensors", "text/model.safetensors"],

@@ -386,20 +386,21 @@ def test_a_special_file(
         stocked.add_base("bad", source)
 
 
-def test_hidden_directories_and_stores_are_passed_over(store: Store, source: Path, tmp_path: Path) -> None:
-    """Whatever lies in them: and it is said that they were."""
+def test_gits_own_directories_and_stores_are_passed_over(store: Store, source: Path, tmp_path: Path) -> None:
+    """Whatever lies in them: and it is said that they were. Other hidden directories are a checkpoint's own."""
     (source / ".git").mkdir()
     os.mkfifo(source / ".git" / "fsmonitor.ipc")
-    (source / "sub" / ".cache" / "deep").mkdir(parents=True)
-    (source / "sub" / ".cache" / "deep" / "x.safetensors").write_bytes(b"no such thing")
+    (source / "sub" / ".hydra").mkdir(parents=True)
+    (source / "sub" / ".hydra" / "config.yaml").write_text("lr: 1e-4")
     (source / ".hidden-file").write_text("kept")
     with Store.init(source / "runs.ckptfmt") as inner:
         inner.import_checkpoint(source / WEIGHTS, "inner")
         report = inner.import_path(source, name="whole")
-        assert report.left == (".git/", "runs.ckptfmt/", "sub/.cache/")
+        assert report.left == (".git/", "runs.ckptfmt/")
         assert inner.plan_import(source, name="whole").left == report.left
         inner.restore("whole", tmp_path / "back")
-    assert files_of(tmp_path / "back").keys() == {"a.txt", WEIGHTS, "sub/notes.txt", ".hidden-file"}
+    kept = {"a.txt", WEIGHTS, "sub/notes.txt", "sub/.hydra/config.yaml", ".hidden-file"}
+    assert files_of(tmp_path / "back").keys() == kept
     assert store.import_checkpoint(source, "again").manifest == report.checkpoints[0].manifest
 
 
