@@ -300,8 +300,9 @@ def check_place(verb: Verb, place: Place, expected: Expected, *, done: bool) -> 
         check_refs(verb, refs_of(engine), expected, done=done)
     finally:
         engine.close()
-    with place.open() as store:
-        assert store.verify().damaged == ()
+    if done:
+        with place.open() as store:
+            assert store.verify().damaged == ()
     out = place.out.parent
     if verb.restores is not None:
         names = sorted(os.listdir(out)) if out.is_dir() else []

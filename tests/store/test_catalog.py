@@ -225,6 +225,15 @@ def test_a_shard_that_is_gone_is_forgotten(quick: Path, place: Path, source: Pat
         assert store.import_path(source, name="a").new_bytes > 0
 
 
+def test_a_store_that_is_opened_again_follows_what_went(place: Path) -> None:
+    for shard in (place / "shards").rglob("*.safetensors"):
+        shard.unlink()
+    with Store.open(place) as store:
+        assert store.stats().shard_bytes == 0
+        (row,) = store.list_refs()
+        assert row.stored_bytes == 0
+
+
 def test_many_threads_ask_one_store_at_once(place: Path) -> None:
     """The catalog follows the store once, and nobody is given it before it has."""
     for _ in range(5):
