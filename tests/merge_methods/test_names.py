@@ -99,3 +99,29 @@ def test_other_mixtures(tmp_path: Path, kind: str, targets: list[str]) -> None:
 def test_names(names: list[str], asked: str, found: str | None) -> None:
     base = Base(specs({name: torch.zeros(4, 2) for name in names}), {})
     assert base.shared(asked) == found
+
+
+def test_a_classifier_brings_its_head_and_unties_nothing(tmp_path: Path) -> None:
+    import peft
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    options = {**sizes, "vocab_size": 64, "num_key_value_heads": 2, "num_labels": 3, "pad_token_id": 0}
+    torch.manual_seed(0)
+    base = transformers.LlamaForCausalLM(transformers.LlamaConfig(**options, tie_word_embeddings=True))
+    base.to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    kind = transformers.LlamaForSequenceClassification
+    model = kind.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    made = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    tuned = peft.get_peft_model(model, made)
+    randomise(tuned, 0.1)
+    tuned.save_pretrained(tmp_path / "adapter")
+    again = kind.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    peft.PeftModel.from_pretrained(again, str(tmp_path / "adapter")).merge_and_unload().save_pretrained(
+        tmp_path / "merged"
+    )
+    tensors = read_model(tmp_path / "base")
+    setting = Setting(model_config=json.loads((tmp_path / "base" / "config.json").read_text()))
+    changes = plan_changes(FileAdapter(tmp_path / "adapter"), specs(tensors), setting)
+    assert differing(apply(changes, tensors), read_model(tmp_path / "merged")) == {}
+    assert "score.weight" in apply(changes, tensors)

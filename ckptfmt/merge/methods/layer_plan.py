@@ -105,7 +105,7 @@ def _rehearse(ledger: Ledger, layers: PeftLayers) -> Wrapped:
     """Wrap and merge a shadow without contents; where a method looks at contents, wrap one that has zeros."""
     model = copy.deepcopy(layers.shadow.model)
     try:
-        wrapped = layers.wrap(model, layers.tensors, meta=True)
+        wrapped = layers.wrap(model, layers.tensors, empty="meta")
         with quiet(), torch.no_grad():
             for each in list(wrapped.model.base_model.model.modules()):
                 if hasattr(each, "base_layer") and hasattr(each, "merge"):
@@ -118,7 +118,7 @@ def _rehearse(ledger: Ledger, layers: PeftLayers) -> Wrapped:
     model = copy.deepcopy(layers.shadow.model)
     stand_in(model)
     try:
-        return layers.wrap(model, layers.tensors, meta=False)
+        return layers.wrap(model, layers.tensors, empty="cpu")
     except REFUSALS as error:
         raise ledger.error(str(error)) from error
 

@@ -58,13 +58,15 @@ class PeftLayers:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _whole: list[nn.Module] = field(default_factory=list)
 
-    def wrap(self, model: nn.Module, names: Sequence[str], *, meta: bool, only: str | None = None) -> Wrapped:
+    def wrap(
+        self, model: nn.Module, names: Sequence[str], *, empty: str | None = None, only: str | None = None
+    ) -> Wrapped:
         """Put layers on `model` and load `names` into them, as `PeftModel.from_pretrained` does.
 
         Args:
             model: changed in place.
             names: the adapter's tensors to load.
-            meta: load tensors without contents: only names and shapes are wanted.
+            empty: a device; load tensors without the adapter's contents there, as only names and shapes are wanted.
             only: the one module to put a layer on.
         """
         import peft  # noqa: PLC0415
@@ -75,9 +77,10 @@ class PeftLayers:
             _narrow(made, only)
         with quiet():
             cast = self.setting.autocast_adapter
+            meta = empty == "meta"
             wrapped = peft.PeftModel(model, made, NAME, autocast_adapter_dtype=cast, low_cpu_mem_usage=meta)
             specs = self.adapter.tensors
-            state = {name: _shape_of(specs[name]) if meta else self.adapter.read(name) for name in names}
+            state = {name: _zeros(specs[name], empty) if empty else self.adapter.read(name) for name in names}
             found = peft.set_peft_model_state_dict(wrapped, state, NAME, low_cpu_mem_usage=meta)
             wrapped.base_model._cast_adapter_dtype(adapter_name=NAME, autocast_adapter_dtype=cast)
             wrapped.eval()
@@ -104,7 +107,7 @@ class PeftLayers:
         parent.add_module(leaf, real)
         own = [name for name in self.tensors if name.startswith(f"{PREFIX}{module}.")]
         with quiet(), torch.no_grad():
-            merged = self.wrap(tree, own, meta=False, only=module).model.merge_and_unload()
+            merged = self.wrap(tree, own, only=module).model.merge_and_unload()
             return _parameters(merged.get_submodule(module), parameters)
 
     def factors(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +121,7 @@ class PeftLayers:
         if not self._whole:
             model = copy.deepcopy(self.shadow.model)
             stand_in(model)
-            self._whole.append(self.wrap(model, self.tensors, meta=False).model.base_model.model)
+            self._whole.append(self.wrap(model, self.tensors).model.base_model.model)
         return self._whole[0]
 
     def merge_shared(self, module: str, parameters: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -209,8 +212,8 @@ def _missing(wrapped: Any, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for key in keys if (name := shorten(key, NAME)) in saved)
 
 
-def _shape_of(spec: Spec) -> torch.Tensor:
-    return torch.empty(spec.shape, dtype=_DTYPES[spec.dtype], device="meta")
+def _zeros(spec: Spec, device: str) -> torch.Tensor:
+    return torch.zeros(spec.shape, dtype=_DTYPES[spec.dtype], device=device)
 
 
 def _narrow(config: Any, module: str) -> None:

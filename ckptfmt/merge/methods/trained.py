@@ -7,6 +7,7 @@ Sources: peft's `ModulesToSaveWrapper`, `TrainableTokensWrapper`, `set_peft_mode
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from ckptfmt.merge.methods.bases import HEADS, INPUTS
 from ckptfmt.merge.methods.keys import AdapterKeys
@@ -14,10 +15,12 @@ from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.steps import Replace, ReplaceRows
 from ckptfmt.merge.protocol import Spec
 
-_TYING: dict[str, bool] = {"tie_word_embeddings": False}
+_TYING: Final[dict[str, bool]] = {"tie_word_embeddings": False}
 
 
-_PEFT_NAMES = frozenset({"embed_tokens", "lm_head"})
+_HEADLESS: Final = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"})
+"""Tasks whose models have no output embedding."""
+_PEFT_NAMES: Final = frozenset({"embed_tokens", "lm_head"})
 """The embeddings that peft knows as such: `ensure_weight_tying` does nothing for others (`EMBEDDING_LAYER_NAMES`)."""
 
 
@@ -58,7 +61,7 @@ def _save_modules(ledger: Ledger, keys: AdapterKeys) -> None:
     base, saved = ledger.base, keys.saved
     embedding = next((name for name in saved if _leaf(name) in INPUTS and base.find(name) == base.embedding), None)
     head = next((name for name in saved if _leaf(name) in HEADS and name.endswith(".weight")), None)
-    tied = base.tied and (base.head is None or bool(base.config.get("tie_word_embeddings")))
+    tied = base.tied and ledger.adapter.config.get("task_type") not in _HEADLESS
     keep = tied and bool(ledger.adapter.config.get("ensure_weight_tying")) and embedding is not None and _ties(ledger)
     for name, tensor in saved.items():
         if tied and base.head is None and name == head:
@@ -108,7 +111,7 @@ def _replace(ledger: Ledger, target: str, tensor: str) -> None:
         ledger.shapes[target] = found
         _resized(ledger, target, found)
     weight = 1.0 if target in ledger.shapes else ledger.setting.weight
-    ledger.add(target, Replace(ledger.held(tensor), weight))
+    ledger.steps.setdefault(target, []).append(Replace(ledger.held(tensor), weight))
 
 
 def _resized(ledger: Ledger, name: str, shape: tuple[int, ...]) -> None:
