@@ -81,6 +81,10 @@ def storage_error(error: OSError, what: str) -> StorageError:
         return StorageError(
             f"{what}: {reason}", code="read-only", hint="check the permissions, or choose another --store"
         )
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return StorageError(
+            f"{what}: {reason}: a file stands where a directory is needed", code="io", hint="choose another path"
+        )
     return StorageError(f"{what}: {reason}", code="io")
 
 

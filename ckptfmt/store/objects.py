@@ -186,7 +186,7 @@ class Objects:
             raise DigestMismatch(
                 f"object {digest[:16]}: the copy in {outside.name} is not what was recorded",
                 digest=digest,
-                hint="ckptfmt base ls",
+                hint="ckptfmt base verify NAME --full, with the name that ckptfmt base ls gives it",
             )
 
     def _damaged(self, digest: str, what: str) -> DigestMismatch:

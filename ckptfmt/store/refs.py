@@ -57,7 +57,10 @@ class Refs:
             IntegrityError: it is damaged, or is another ref's (a file system that folds case).
         """
         key = _key(name, number)
-        data = self._storage.read(key, 0, _MAX_DOCUMENT_BYTES)
+        try:
+            data = self._storage.read(key, 0, _MAX_DOCUMENT_BYTES)
+        except NotFound:
+            raise NotFound(f"ref {name!r} has no generation {number}", hint=f"ckptfmt log {name}") from None
         generation = documents.unseal(data, Generation, where=key)
         if generation.name != name or generation.number != number:
             raise IntegrityError(

@@ -167,7 +167,9 @@ class Store:
         ref, at, number = name.partition("@")
         if at:
             if not number.isdecimal():
-                raise InvalidInput(f"{name!r}: a generation is a number, as in {ref}@3", code="ref-name")
+                raise InvalidInput(
+                    f"{name!r}: a generation is a number, as in {ref}@3", code="ref-name", hint=f"ckptfmt log {ref}"
+                )
             generation = self.refs.read(check_name(ref), int(number))
             if generation.target is None:
                 raise NotFound(f"{name!r} is where the ref was dropped", hint=f"ckptfmt log {ref}")
