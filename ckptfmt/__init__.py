@@ -8,8 +8,9 @@ from ckptfmt.errors import CkptfmtError
 
 if TYPE_CHECKING:
     from ckptfmt.api import Store
+    from ckptfmt.integrations.load_into import load_into
 
-__all__ = ["CkptfmtError", "Store"]
+__all__ = ["CkptfmtError", "Store", "load_into"]
 
 __version__ = "0.1.0"
 
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> object:
         from ckptfmt.api import Store  # noqa: PLC0415
 
         return Store
+    if name == "load_into":
+        from ckptfmt.integrations.load_into import load_into  # noqa: PLC0415
+
+        return load_into
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

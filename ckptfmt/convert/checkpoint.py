@@ -11,7 +11,7 @@ from ckptfmt.digest import digest_of
 from ckptfmt.errors import IncompleteStore, InvalidInput
 from ckptfmt.format import documents
 from ckptfmt.format.manifest import Adapter, Manifest
-from ckptfmt.merge.pickled import PickledDocument, pickled_document
+from ckptfmt.merge.pickled import PickledDocument, WithSkeletons, pickled_document
 from ckptfmt.merge.source import TensorSource
 from ckptfmt.progress import Progress
 from ckptfmt.storage.memory import MemoryStorage
@@ -83,14 +83,15 @@ def stored_checkpoint(store: Store, name: str) -> Checkpoint:
     """
     digest, _ = store.resolve(name)
     manifest = store.manifest(digest)
-    outside = outside_files(store, manifest.base) if manifest.base else None
+    link = manifest.base
+    outside = WithSkeletons(outside_files(store, link), store.record(link.record)) if link else None
     return Checkpoint(name, digest, manifest, store.objects(outside))
 
 
 def base_checkpoint(store: Store, record: str, name: str) -> Checkpoint:
     """A base of a store as a checkpoint: a full model without adapters."""
     found = store.record(record)
-    outside = BaseFiles(name, found, places_of(store, record))
+    outside = WithSkeletons(BaseFiles(name, found, places_of(store, record)), found)
     manifest = Manifest(
         version=found.version, layout="hf-full", files=found.files, tensors=found.tensors, root=found.root
     )
@@ -114,7 +115,8 @@ def read_checkpoint(path: str, progress: Progress) -> Checkpoint:
     content = hash_content(checkpoint, progress)
     progress.end()
     manifest = build_manifest(checkpoint.reading, content, base=None, lineage=None)
-    files = BaseFiles(path, build_record(content, manifest.root or "", None, None), [walked.root])
+    record = build_record(content, manifest.root or "", None, None)
+    files = WithSkeletons(BaseFiles(path, record, [walked.root]), manifest)
     digest = digest_of(documents.encode(manifest))
     return Checkpoint(path, digest, manifest, objects_of([files]), files)
 

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from ckptfmt.digest import Buffer
-from ckptfmt.format.dtypes import BITS, FLOATS
+from ckptfmt.format.dtypes import BITS
 from ckptfmt.merge.execute import TORCH
 from ckptfmt.merge.source import TensorSource
 
@@ -88,7 +88,7 @@ class ComparingWriter:
         self.elements += len(first)
         if count and self._name is not None:
             self.differing[self._name] = self.differing.get(self._name, 0) + count
-            if self._dtype in FLOATS and self._dtype in TORCH:
+            if self._dtype in TORCH and TORCH[self._dtype].is_floating_point:
                 dtype = TORCH[self._dtype]
                 distance = first.view(dtype).double() - second.view(dtype).double()
                 self._square += float(distance.square().sum())

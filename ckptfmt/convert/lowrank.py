@@ -20,6 +20,7 @@ EXACT_SIDE: Final = 768
 _FIRST_RANK: Final = 64
 _POWER_ROUNDS: Final = 3
 _ROUNDS: Final = 200
+_EXACT_ROUNDS: Final = 20
 _PATIENCE: Final = 40
 _RELAXATION: Final = 1.6
 _EDGE: Final = 1.05
@@ -186,7 +187,7 @@ def _refine(task: _Task, left: torch.Tensor, right: torch.Tensor) -> Factors | N
     basis = torch.linalg.qr(left).Q
     coefficients = basis.T @ (left @ right)
     best, waited = math.inf, 0
-    for _ in range(_ROUNDS):
+    for _ in range(_EXACT_ROUNDS if task.tolerance is None else _ROUNDS):
         product = basis @ coefficients
         excess = product - _clipped(product, task)
         error = float(torch.linalg.vector_norm(excess)) / task.size

@@ -130,7 +130,7 @@ def _make(task: _Task) -> _Made:
         if not adapter.factors:
             raise MergeError(
                 f"no update from {task.base.name} to {task.tuned.name} is of low rank: the adapter would be the model",
-                hint="keep the full model; or ask for less with --tolerance 0.01",
+                hint="keep the full model; or ask for less with a larger --tolerance",
             )
         compared = _merge_back(task, adapter)
         unfit = compared.differing.keys() - whole if task.tolerance is None else frozenset()

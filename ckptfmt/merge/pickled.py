@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptfmt.containers import cut_file
+from ckptfmt.containers import FileSource, cut_file
 from ckptfmt.containers.protocol import Cut, CutTensor, Inert, TensorAt
 from ckptfmt.digest import Buffer
 from ckptfmt.errors import FormatError
 from ckptfmt.format.manifest import BaseRecord, File, Manifest
 from ckptfmt.layouts.pickled import is_state_dict
 from ckptfmt.layouts.statedict import MODEL_KEYS
+from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.objects import Objects
 
 _CARRIED: Final = ("model_args", "iter_num", "best_val_loss", "config")
@@ -65,6 +66,41 @@ class ObjectSource:
 def _overlap(data: Buffer, at: int, offset: int, end: int) -> Buffer:
     """The part of `data`, which lies at byte `at`, that lies between `offset` and `end`."""
     return memoryview(data)[max(offset - at, 0) : max(end - at, 0)]
+
+
+class WithSkeletons:
+    """The files of a base or checkpoint that no store holds, with what lies between their tensors (`OutsideObjects`).
+
+    Args:
+        files: gives the tensors and the opaque files.
+        document: says where the tensors lie.
+    """
+
+    def __init__(self, files: BaseFiles, document: Manifest | BaseRecord) -> None:
+        self.name = files.name
+        self._files = files
+        self._skeletons = {file.skeleton: file for file in document.files if file.skeleton is not None}
+
+    def has(self, digest: str) -> bool:
+        """See `OutsideObjects.has`."""
+        return self._files.has(digest) or digest in self._skeletons
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """See `OutsideObjects.read`."""
+        if self._files.has(digest):
+            return self._files.read(digest, offset, length)
+        file = self._skeletons[digest]
+        with FileSource(f"{self._files.directory}/{file.path}") as source:
+            parts = [source.read(begin, end - begin) for begin, end in _gaps(file)]
+        return b"".join(parts)[offset : offset + length]
+
+
+def _gaps(file: File) -> Iterator[tuple[int, int]]:
+    position = 0
+    for extent in file.extents:
+        yield position, extent.offset
+        position = extent.offset + extent.length
+    yield position, file.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ckptfmt.merge.files import CARD, CONFIG, RECORD, beside_files, merge_record
 from ckptfmt.merge.form import Form, Format, choose_form
 from ckptfmt.merge.hf_writer import write_file
 from ckptfmt.merge.methods import plan_changes
+from ckptfmt.merge.pickled import WithSkeletons
 from ckptfmt.merge.plan import DTYPES, MergePlan, plan_merge
 from ckptfmt.merge.protocol import Setting
 from ckptfmt.merge.recipe import OUTPUT, Recipe, resolve_recipe
@@ -91,7 +92,7 @@ def prepare(store: Store, request: Request) -> Prepared:
     digest, _ = store.resolve(request.name)
     recipe = resolve_recipe(digest, store.manifest, name=request.name, how=request.how, chosen=request.adapters)
     base = store.record(recipe.base.record)
-    objects = store.objects(outside_files(store, recipe.base))
+    objects = store.objects(WithSkeletons(outside_files(store, recipe.base), base))
     source = TensorSource(f"base {recipe.base.name!r}", base, objects)
     config = read_config(base, objects)
     specs = source.specs()
