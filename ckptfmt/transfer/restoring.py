@@ -15,6 +15,7 @@ from ckptfmt.progress import Progress
 from ckptfmt.storage import durable
 from ckptfmt.storage.appearing import appearing
 from ckptfmt.store.objects import Objects
+from ckptfmt.store.shards import pieces
 from ckptfmt.transfer.stream import Sha256, keep_freed_frames
 from ckptfmt.transfer.walk import check_path
 
@@ -108,7 +109,8 @@ def _write_file(
     try:
         for part in file_bytes(objects, file, pool):
             sha.update(part)
-            out.write(part)
+            for piece in pieces(part):
+                out.write(piece)
             progress.advance(len(part))
         if out.length != file.size or sha.hexdigest() != file.sha256:
             raise IntegrityError(
