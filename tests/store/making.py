@@ -58,6 +58,8 @@ def write_model(directory: Path, seeds: Mapping[str, int], *, elements: int = 64
     """An HF full checkpoint with a directory below, an empty one, a link and an executable."""
     (directory / "logs" / "empty").mkdir(parents=True, exist_ok=True)
     (directory / "model.safetensors").write_bytes(safetensors(weights(seeds, elements), {"format": "pt"}))
+    (directory / "notes").mkdir(exist_ok=True)
+    (directory / "notes" / "only.txt").write_text("the last name in its directory")
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "note": extra}
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "logs" / "train.sh").write_text("#!/bin/sh\n# " + "epoch loss " * 80 + extra)
