@@ -18,11 +18,27 @@ class DemoRow(msgspec.Struct, frozen=True):
     differing: tuple[str, ...] = ()
 
 
+class DemoMerge(msgspec.Struct, frozen=True):
+    """A chain of stages merged in one pass: whether its bits are those of what PEFT saved stage by stage.
+
+    `refused` is what merging onto a base with one changed bit said; None if it was not refused.
+    """
+
+    ref: str
+    stages: int
+    bytes: int
+    seconds: float
+    compared_with: str
+    same_bits: bool
+    refused: str | None
+
+
 class DemoReport(msgspec.Struct, frozen=True):
     """The demonstration as a whole.
 
     `disk_bytes` counts the base and the checkpoints, `store_bytes` all that the store takes on disk, its documents
-    too. `ok` says that every object decoded to its digest and every file came back with its SHA-256.
+    too. `ok` says that every object decoded to its digest, every file came back with its SHA-256, and merging did
+    what it should.
     """
 
     ok: bool
@@ -38,4 +54,5 @@ class DemoReport(msgspec.Struct, frozen=True):
     files_same: int
     objects: int
     damaged: int
+    merge: DemoMerge | None
     seconds: float

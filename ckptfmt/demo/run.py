@@ -7,56 +7,19 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from ckptfmt.api import Store
 from ckptfmt.demo.compare import compare, size_bytes
-from ckptfmt.demo.made import DEMO, Made, Say, Size, check_installed, set_environment
+from ckptfmt.demo.made import DEMO, Say, Size, check_installed, set_environment
+from ckptfmt.demo.merging import merge_stages
 from ckptfmt.demo.report import DemoReport, DemoRow
+from ckptfmt.demo.state import Demo, Step
 from ckptfmt.errors import Conflict
 
 DEFAULT_DIRECTORY: Final = "ckptfmt-demo"
 """Where the demonstration goes when no directory is named."""
-
-
-@dataclass(slots=True)
-class Demo:
-    """What the steps have found out so far. A step may rely on what the steps before it filled in."""
-
-    root: Path
-    size: Size
-    seed: int
-    say: Say
-    made: Made | None = None
-    store: Store | None = None
-    new_bytes: dict[str, int] = field(default_factory=dict)
-    rows: list[DemoRow] = field(default_factory=list)
-    objects: int = 0
-    damaged: int = 0
-
-    @property
-    def people(self) -> Made:
-        """What was made."""
-        if self.made is None:
-            raise RuntimeError("this step comes after the making")
-        return self.made
-
-    @property
-    def opened(self) -> Store:
-        """The store."""
-        if self.store is None:
-            raise RuntimeError("this step comes after 'init'")
-        return self.store
-
-
-class Step(NamedTuple):
-    """One step: a line for people, and what to do."""
-
-    title: str
-    run: Callable[[Demo], None]
 
 
 def make(demo: Demo) -> None:
@@ -132,6 +95,7 @@ STEPS: Final = (
     Step("ckptfmt import", import_all),
     Step("ckptfmt verify --all", verify),
     Step("ckptfmt restore, and compare every file", restore_all),
+    Step("ckptfmt merge", merge_stages),
 )
 
 
@@ -170,12 +134,16 @@ def run_demo(
     return _report(demo, seconds=time.monotonic() - start)
 
 
+def _merged_well(demo: Demo) -> bool:
+    return demo.merge is None or (demo.merge.same_bits and demo.merge.refused is not None)
+
+
 def _report(demo: Demo, *, seconds: float) -> DemoReport:
     people, store = demo.people, demo.root / "store.ckptfmt"
     base_bytes = size_bytes(people.base)
     files, same = sum(row.files for row in demo.rows), sum(row.files_same for row in demo.rows)
     return DemoReport(
-        ok=files == same and not demo.damaged,
+        ok=files == same and not demo.damaged and _merged_well(demo),
         path=str(people.root),
         store=str(store),
         base=people.base_name,
@@ -188,5 +156,6 @@ def _report(demo: Demo, *, seconds: float) -> DemoReport:
         files_same=same,
         objects=demo.objects,
         damaged=demo.damaged,
+        merge=demo.merge,
         seconds=round(seconds, 1),
     )

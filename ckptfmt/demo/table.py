@@ -64,8 +64,19 @@ def _sentences(report: DemoReport) -> list[Text]:
         ("show merged/stage-3", "what one is made of"),
         ("log merged/stage-3", "where it came from"),
         ("restore merged/stage-3 ./stage-3", "get it back"),
+        ("merge stages/stage-3 ./merged", "base and adapters, one model"),
     )
+    merged = []
+    if report.merge is not None and report.merge.same_bits:
+        merged = [
+            Text(
+                f"The {report.merge.stages} stages, merged in one pass, have the very bits of what PEFT saved; a base with "
+                "one changed bit was refused.",
+                style="green",
+            )
+        ]
     lines = [
+        *merged,
         Text(f"It took {report.seconds:.0f} s. The originals are in {report.path}"),
         Text("What to try next:"),
         Text.assemble("  ", (f"export CKPTFMT_STORE={shlex.quote(report.store)}", "cyan")),

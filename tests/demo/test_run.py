@@ -13,7 +13,8 @@ from rich.console import Console
 from ckptfmt.api import Store
 from ckptfmt.demo.made import TINY
 from ckptfmt.demo.report import DemoReport
-from ckptfmt.demo.run import STEPS, Demo, Step, run_demo
+from ckptfmt.demo.run import STEPS, run_demo
+from ckptfmt.demo.state import Demo, Step
 from ckptfmt.demo.table import ratio, render, size
 from ckptfmt.errors import Conflict
 
@@ -49,6 +50,13 @@ def lines() -> list[str]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> DemoReport:
     return run_demo(tmp_path_factory.mktemp("run") / "demo", size=TINY, say=lines.append)
+
+
+def test_the_stages_merge_to_pefts_bits_and_a_changed_base_is_refused(report: DemoReport, lines: list[str]) -> None:
+    assert report.merge is not None
+    assert report.merge.same_bits and report.merge.stages == 3
+    assert report.merge.refused is not None and "1 of" in report.merge.refused
+    assert any("the very bits" in line for line in lines)
 
 
 def test_every_file_comes_back(report: DemoReport) -> None:
