@@ -70,8 +70,8 @@ def _sentences(report: DemoReport) -> list[Text]:
     if report.merge is not None and report.merge.same_bits:
         merged = [
             Text(
-                f"The {report.merge.stages} stages, merged in one pass, have the very bits of what PEFT saved; a base with "
-                "one changed bit was refused.",
+                f"The {report.merge.stages} stages, merged in one pass, have the very bits of what PEFT saved; a base "
+                "with one changed bit was refused.",
                 style="green",
             )
         ]
