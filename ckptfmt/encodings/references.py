@@ -1,0 +1,385 @@
+"""References made from other tensors: exact, named maps of bytes. Specified in docs/format/encodings/delta.md.
+
+A reference holds the same elements as the tensor that is coded, in its dtype and order. Where a model was saved again
+in another dtype, transposed, split or fused, a reference is a chain of *steps*, each with a short textual name that
+stands in the shard: `cast:BF16:F32`, `transpose:4096x11008`, `slice:2:4096x3x64:1+1`. Casts work on the bits of
+numbers, without float arithmetic, so no machine's rounding or flushing of subnormals can change them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from ckptfmt.digest import Buffer
+from ckptfmt.encodings.words import Words
+from ckptfmt.errors import FormatError
+
+MAX_STEPS: Final = 4
+MAX_DIMENSIONS: Final = 8
+_NUMBER: Final = r"(?:0|[1-9][0-9]{0,17})"
+_TILE: Final = 256
+
+Source = Callable[[int, int], Buffer]
+"""Gives the bytes from `begin` to `end` of a tensor."""
+
+
+class Step(Protocol):
+    """One map from a tensor's bytes to another's."""
+
+    @property
+    def name(self) -> str:
+        """What `parse_step` makes this step of again."""
+        ...
+
+    def length(self, given: int) -> int:
+        """Bytes of the result for a tensor of `given` bytes.
+
+        Raises:
+            FormatError: this step takes no such tensor.
+        """
+        ...
+
+    def read(self, source: Source, begin: int, end: int) -> Buffer:
+        """Bytes from `begin` to `end` of the result, both at elements' borders, read from `source`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Numbers of one float type as another: widened exactly, or rounded to the nearest, ties to even.
+
+    NaNs keep sign and highest payload bits and become quiet where they lose bits or pass to another exponent width.
+    """
+
+    of: str
+    to: str
+
+    @property
+    def name(self) -> str:
+        """`cast:<dtype>:<dtype>`."""
+        return f"cast:{self.of}:{self.to}"
+
+    def length(self, given: int) -> int:
+        """As many elements of the other width."""
+        width = _WIDTHS[self.of]
+        if given % width:
+            raise FormatError(f"{self.name}: {given} bytes are no whole number of elements")
+        return given // width * _WIDTHS[self.to]
+
+    def read(self, source: Source, begin: int, end: int) -> Buffer:
+        """Cast the elements from `begin` to `end`."""
+        wide, narrow = _WIDTHS[self.to], _WIDTHS[self.of]
+        given = np.frombuffer(source(begin // wide * narrow, end // wide * narrow), f"<u{narrow}")
+        return _CASTS[self.of, self.to](given).view(np.uint8).data
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """A matrix of `rows` x `columns` elements of `width` bytes as the matrix of `columns` x `rows`."""
+
+    width: int
+    rows: int
+    columns: int
+
+    @property
+    def name(self) -> str:
+        """`transpose:<width>:<rows>x<columns>`."""
+        return f"transpose:{self.width}:{self.rows}x{self.columns}"
+
+    def length(self, given: int) -> int:
+        """The same length."""
+        if given != self.width * self.rows * self.columns:
+            raise FormatError(f"{self.name}: {given} bytes are no such matrix")
+        return given
+
+    def read(self, source: Source, begin: int, end: int) -> Buffer:
+        """Transpose the columns that the range lies in; the whole source is read once, in bands of rows."""
+        first, last = begin // self.width // self.rows, -(-end // self.width // self.rows)
+        result = np.empty((last - first, self.rows), f"V{self.width}")
+        line = self.columns * self.width
+        for row in range(0, self.rows, _TILE):
+            many = min(_TILE, self.rows - row)
+            band = np.frombuffer(source(row * line, (row + many) * line), f"V{self.width}").reshape(many, self.columns)
+            result[:, row : row + many] = band[:, first:last].T
+        flat = result.reshape(-1).view(np.uint8)
+        skipped = first * self.rows * self.width
+        return flat[begin - skipped : end - skipped].data
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of a fused tensor along one axis: q out of q, k, v; one expert out of all.
+
+    Attributes:
+        width: bytes of an element.
+        outer: product of the dimensions before the axis.
+        size: length of the axis.
+        inner: product of the dimensions after it.
+        begin: first index taken.
+        count: how many are taken.
+    """
+
+    width: int
+    outer: int
+    size: int
+    inner: int
+    begin: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        """`slice:<width>:<outer>x<size>x<inner>:<begin>+<count>`."""
+        return f"slice:{self.width}:{self.outer}x{self.size}x{self.inner}:{self.begin}+{self.count}"
+
+    def length(self, given: int) -> int:
+        """The part's length."""
+        if given != self.width * self.outer * self.size * self.inner or self.begin + self.count > self.size:
+            raise FormatError(f"{self.name}: {given} bytes are no such tensor")
+        return self.width * self.outer * self.count * self.inner
+
+    def read(self, source: Source, begin: int, end: int) -> Buffer:
+        """Read the runs that the range lies in."""
+        run = self.width * self.inner * self.count
+        every, skip = self.width * self.inner * self.size, self.width * self.inner * self.begin
+        parts = []
+        while begin < end:
+            outer, inside = divmod(begin, run)
+            taken = min(run - inside, end - begin)
+            start = outer * every + skip + inside
+            parts.append(source(start, start + taken))
+            begin += taken
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Fuse:
+    """Several tensors as one along one axis: q, k and v as q, k, v; the experts' matrices stacked.
+
+    Attributes:
+        width: bytes of an element.
+        outer: product of the dimensions before the axis.
+        sizes: length of the axis in each tensor.
+        inner: product of the dimensions after it.
+    """
+
+    width: int
+    outer: int
+    sizes: tuple[int, ...]
+    inner: int
+
+    @property
+    def name(self) -> str:
+        """`fuse:<width>:<outer>x<size>+<size>+…x<inner>`."""
+        return f"fuse:{self.width}:{self.outer}x{'+'.join(map(str, self.sizes))}x{self.inner}"
+
+    def lengths(self) -> tuple[int, ...]:
+        """Bytes of each tensor."""
+        return tuple(self.width * self.outer * size * self.inner for size in self.sizes)
+
+    def read(self, sources: Sequence[Source], begin: int, end: int) -> Buffer:
+        """Bytes from `begin` to `end` of the fused tensor."""
+        runs = [self.width * self.inner * size for size in self.sizes]
+        every = sum(runs)
+        parts = []
+        while begin < end:
+            outer, inside = divmod(begin, every)
+            index = 0
+            while inside >= runs[index]:
+                inside -= runs[index]
+                index += 1
+            taken = min(runs[index] - inside, end - begin)
+            start = outer * runs[index] + inside
+            parts.append(sources[index](start, start + taken))
+            begin += taken
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """How a reference is made of one or more tensors.
+
+    Attributes:
+        fuse: first, several tensors become one; None where there is one.
+        steps: then these, in order.
+    """
+
+    fuse: Fuse | None = None
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The steps' names, joined by commas; empty for the tensor itself."""
+        first = [self.fuse.name] if self.fuse else []
+        return ",".join([*first, *(step.name for step in self.steps)])
+
+    def length(self, given: Sequence[int]) -> int:
+        """Bytes of the reference.
+
+        Args:
+            given: bytes of each tensor.
+
+        Raises:
+            FormatError: it takes other tensors.
+        """
+        if self.fuse is not None and tuple(given) == self.fuse.lengths():
+            length = sum(given)
+        elif self.fuse is None and len(given) == 1:
+            length = given[0]
+        else:
+            raise FormatError(f"the reference {self.name!r} is not made of tensors of {list(given)} bytes")
+        for step in self.steps:
+            length = step.length(length)
+        return length
+
+    def read(self, sources: Sequence[Source], begin: int, end: int) -> Buffer:
+        """Bytes from `begin` to `end`, both at elements' borders. `length` has been asked before."""
+        fuse = self.fuse
+        source: Source = sources[0] if fuse is None else lambda start, stop: fuse.read(sources, start, stop)
+        for step in self.steps:
+            source = _after(step, source)
+        return source(begin, end)
+
+
+def parse_reference(name: str) -> Reference:
+    """Read what `Reference.name` gives; the one text of a reference, no other spelling of it.
+
+    Raises:
+        FormatError: it is no such name; the message says which part.
+    """
+    names = name.split(",") if name else []
+    if len(names) > MAX_STEPS:
+        raise FormatError(f"a reference of {len(names)} steps; at most {MAX_STEPS} are read")
+    fuse = None
+    if names and names[0].startswith("fuse:"):
+        fuse = _parse_fuse(names.pop(0))
+    return Reference(fuse, tuple(map(parse_step, names)))
+
+
+def parse_step(name: str) -> Step:
+    """Read the name of one step that takes one tensor.
+
+    Raises:
+        FormatError: there is none of that name.
+    """
+    if match := re.fullmatch(r"cast:(\w+):(\w+)", name, re.ASCII):
+        if (match[1], match[2]) not in _CASTS:
+            raise FormatError(f"no reference can be made by {name!r}: no such cast")
+        return Cast(match[1], match[2])
+    numbers = [int(each) for each in re.findall(_NUMBER, name)]
+    step: Step | None = None
+    if re.fullmatch(rf"transpose:[1248]:{_NUMBER}x{_NUMBER}", name):
+        step = Transpose(*numbers)
+    elif re.fullmatch(rf"slice:[1248]:{_NUMBER}x{_NUMBER}x{_NUMBER}:{_NUMBER}\+{_NUMBER}", name):
+        width, outer, size, inner, begin, count = numbers
+        step = Slice(width, outer, size, inner, begin, count)
+        numbers.remove(begin)
+        if begin + count > size:
+            raise FormatError(f"no reference can be made by {name!r}: it ends beyond its axis")
+    if step is None or 0 in numbers or step.name != name:
+        raise FormatError(f"no reference can be made by {name!r}")
+    return step
+
+
+def _parse_fuse(name: str) -> Fuse:
+    match = re.fullmatch(rf"fuse:([1248]):({_NUMBER})x({_NUMBER}(?:\+{_NUMBER})+)x({_NUMBER})", name)
+    if match is None:
+        raise FormatError(f"no reference can be made by {name!r}")
+    sizes = tuple(map(int, match[3].split("+")))
+    fuse = Fuse(int(match[1]), int(match[2]), sizes, int(match[4]))
+    if not math.prod((fuse.outer, *sizes, fuse.inner)):
+        raise FormatError(f"no reference can be made by {name!r}: an axis of no length")
+    return fuse
+
+
+def _after(step: Step, source: Source) -> Source:
+    return lambda begin, end: step.read(source, begin, end)
+
+
+# --------------------------------------------------------------------------------------------------------------- casts
+
+
+def _widen_bf16(words: Words) -> Words:
+    wide: Words = words.astype("<u4")
+    wide <<= np.uint32(16)
+    return wide
+
+
+def _narrow_to_bf16(words: Words) -> Words:
+    """Add half a step less one, and one where the last bit kept is odd: round to nearest, ties to even."""
+    last = words >> np.uint32(16)
+    rounded = words + np.uint32(0x7FFF)
+    rounded += last & np.uint32(1)
+    rounded >>= np.uint32(16)
+    is_nan = (words & np.uint32(0x7FFFFFFF)) > 0x7F800000
+    quiet = last | np.uint32(0x40)
+    result: Words = np.where(is_nan, quiet, rounded).astype("<u2")
+    return result
+
+
+def _widen_f16(words: Words) -> Words:
+    wide = words.astype("<u4")
+    sign, magnitude = (wide & np.uint32(0x8000)) << np.uint32(16), wide & np.uint32(0x7FFF)
+    result: Words = (magnitude << np.uint32(13)) + np.uint32(112 << 23)
+    special = magnitude >= 0x7C00
+    quiet = np.where(magnitude > 0x7C00, np.uint32(0x400000), np.uint32(0))
+    result[special] = ((magnitude << np.uint32(13)) | np.uint32(0x7F800000) | quiet)[special]
+    small = np.flatnonzero(magnitude < 0x400)
+    result[small] = _SUBNORMALS[magnitude[small]]
+    result |= sign
+    return result
+
+
+def _subnormals() -> Words:
+    """F32 bits of the 1024 F16 numbers m x 2^-24."""
+    table = np.zeros(1024, "<u4")
+    for mantissa in range(1, 1024):
+        top = mantissa.bit_length() - 1
+        table[mantissa] = ((top + 103) << 23) | ((mantissa << (23 - top)) & 0x7FFFFF)
+    return table
+
+
+_SUBNORMALS: Final = _subnormals()
+
+
+def _narrow_to_f16(words: Words) -> Words:
+    sign, magnitude = (words >> np.uint32(16)) & np.uint32(0x8000), words & np.uint32(0x7FFFFFFF)
+    # Normal results: the exponent moves by 112, and 13 bits are rounded off.
+    odd = (magnitude >> np.uint32(13)) & np.uint32(1)
+    result: Words = (magnitude - np.uint32(112 << 23) + np.uint32(0xFFF) + odd) >> np.uint32(13)
+    small = magnitude < (113 << 23)
+    if small.any():
+        # Subnormal results: the mantissa with its hidden bit, shifted until its unit is 2^-24.
+        exponent = np.maximum(magnitude[small] >> np.uint32(23), np.uint32(101))
+        mantissa = (magnitude[small] & np.uint32(0x7FFFFF)) | np.uint32(0x800000)
+        shift = np.uint32(126) - exponent
+        half = (np.uint32(1) << (shift - np.uint32(1))) - np.uint32(1)
+        rounded = (mantissa + half + ((mantissa >> shift) & np.uint32(1))) >> shift
+        result[small] = rounded
+    result[magnitude >= 0x477FF000] = 0x7C00
+    is_nan = magnitude > 0x7F800000
+    result[is_nan] = ((magnitude[is_nan] >> np.uint32(13)) & np.uint32(0x3FF)) | np.uint32(0x7E00)
+    result |= sign
+    return result.astype("<u2")
+
+
+def _through_f32(first: Callable[[Words], Words], second: Callable[[Words], Words]) -> Callable[[Words], Words]:
+    """F32 holds every BF16 and F16 number, so going through it rounds once."""
+    return lambda words: second(first(words))
+
+
+_WIDTHS: Final = {"BF16": 2, "F16": 2, "F32": 4}
+_CASTS: Final[dict[tuple[str, str], Callable[[Any], Words]]] = {
+    ("BF16", "F32"): _widen_bf16,
+    ("F32", "BF16"): _narrow_to_bf16,
+    ("F16", "F32"): _widen_f16,
+    ("F32", "F16"): _narrow_to_f16,
+    ("BF16", "F16"): _through_f32(_widen_bf16, _narrow_to_f16),
+    ("F16", "BF16"): _through_f32(_widen_f16, _narrow_to_bf16),
+}
+"""Every cast, by what it takes and what it gives."""
