@@ -21,6 +21,7 @@ from ckptfmt.merge.source import TensorSource
 from ckptfmt.merge.universal_names import MASKS
 from ckptfmt.progress import Progress
 
+_HEAD: Final = "lm_head"
 _FACTORED: Final = frozenset({"F32", "F16", "BF16"})
 _BARE: Final = re.compile(r"(layers|h)\.\d+\..*")
 _MEMORY_PREFIXES: Final = {"gpt2": "transformer.", "gpt_neox": "gpt_neox.", "bloom": "transformer."}
@@ -213,7 +214,8 @@ def factor_model(
     for name in pairing.added:
         adapter.saved.add(name.rpartition(".")[0])
         adapter.whole[PREFIX + name] = name
-    adapter.tied = known.tied and any(_leaf(name) in INPUTS for name in unfit)
+    if known.tied and known.embedding in unfit:
+        _keep_tied(adapter, known, pairing)
     adapter.target_modules = _targets(adapter, specs, in_memory)
     progress.end()
 
@@ -226,6 +228,19 @@ def _save_module(adapter: FactoredAdapter, name: str, pairing: Pairing, in_memor
     for other, tuned in pairing.tuned_name.items():
         if other.rpartition(".")[0] == module:
             adapter.whole[PREFIX + in_memory(other)] = tuned
+
+
+def _keep_tied(adapter: FactoredAdapter, known: Base, pairing: Pairing) -> None:
+    """Save the head with the embedding's values.
+
+    PEFT unties an embedding that it saves whole, unless it is told not to, and it can be told so only of one called
+    `embed_tokens`. Merged onto another the head is a tensor of its own, with the same values.
+    """
+    embedding = known.embedding or ""
+    adapter.tied = _leaf(embedding) == "embed_tokens"
+    if known.head is None:
+        adapter.saved.add(_HEAD)
+        adapter.whole[f"{PREFIX}{_HEAD}.weight"] = pairing.tuned_name[embedding]
 
 
 def _targets(adapter: FactoredAdapter, specs: Mapping[str, Spec], in_memory: Callable[[str], str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from ckptfmt.merge.execute import execute
 from ckptfmt.merge.files import beside_files, read_config
 from ckptfmt.merge.hf_writer import write_file
 from ckptfmt.merge.methods import plan_changes
+from ckptfmt.merge.methods.keys import PREFIX
 from ckptfmt.merge.plan import plan_merge
 from ckptfmt.merge.protocol import Setting, Spec
 from ckptfmt.merge.source import TensorSource
@@ -145,7 +146,9 @@ def _merge_back(task: _Task, adapter: FactoredAdapter) -> ComparingWriter:
     changes = plan_changes(adapter, specs, Setting(model_config=task.config))
     plan = plan_merge(specs, [(changes, dtype)], dtype=dtype, order=specs)
     names = {name: task.pairing.tuned_name[name] for name in task.pairing.changed}
-    writer = ComparingWriter(task.tuned, names | {name: name for name in task.pairing.added}, adapter.sizes)
+    brought = {key.removeprefix(PREFIX): tuned for key, tuned in adapter.whole.items()}
+    added = {item.name: brought[item.name] for item in plan.outputs if item.source is None and item.name in brought}
+    writer = ComparingWriter(task.tuned, names | added, adapter.sizes)
     execute(plan, task.base, writer, device="cpu", progress=task.progress)
     return writer
 
