@@ -10,6 +10,7 @@ There is no float arithmetic: every bit pattern comes back, on every machine.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -49,6 +50,7 @@ TILE: Final = 1 << 18
 """Elements whose low bits are packed together: what stays in the cache."""
 
 _HEAD = np.dtype([("rest", "<u2"), ("bands", "u1"), ("symbol_bits", "u1"), ("dropped", "u1"), ("pivot", "u1")])
+_SEEN_FREED_BYTES: Final = 31 << 20
 _XOR_TRIED_FROM: Final = 0.15
 """A frame that becomes smaller than this part is never smaller as XOR."""
 _XOR_SAMPLE: Final = 1 << 15
@@ -88,6 +90,16 @@ class _Arithmetic(NamedTuple):
         return turned
 
 
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Make glibc keep what is freed, up to 64 MiB, for the next frame.
+
+    It gives large blocks back to the system at once until it has seen one freed (mallopt(3), `M_MMAP_THRESHOLD`), and
+    the page faults of taking them again cost as much time as all arithmetic on a frame. Elsewhere this does nothing.
+    """
+    np.empty(_SEEN_FREED_BYTES, np.uint8)
+
+
 class Delta:
     """Stores a tensor by its differences from another: a fine-tuned one from its base, a step from the one before."""
 
@@ -107,9 +119,10 @@ class Delta:
         _check_lengths(len(frame), len(reference))
         if (element is not None and element not in BITS) or len(frame) < 2:
             return None
-        if bytes(frame) == bytes(reference):
+        if np.array_equal(np.frombuffer(frame, np.uint8), np.frombuffer(reference, np.uint8)):
             return bytes((SAME_FORM,))
-        arithmetic, count, tail = _arithmetic(element), 0, b""
+        _keep_freed_memory()
+        arithmetic = _arithmetic(element)
         count = len(frame) // arithmetic.words.itemsize
         tail = bytes(frame[count * arithmetic.words.itemsize :])
         stored: Buffer | None = None
@@ -130,6 +143,7 @@ class Delta:
         _check_lengths(length, len(reference))
         if not 1 < length <= FRAME_BYTES or not len(stored):
             raise FormatError(f"no delta frame of {length} bytes: {len(stored)} are stored")
+        _keep_freed_memory()
         arithmetic = _arithmetic(element)
         count, spare = divmod(length, arithmetic.words.itemsize)
         reader = Reader(stored)
@@ -203,20 +217,21 @@ def _write_grouped(words: Words, basis: Words, element: str | None, arithmetic: 
         return parts + _write_rest(words, basis, element, arithmetic, grouping)
     places = _Places(basis, element, grouping)
     if len(places.rest):
-        parts += _write_rest(words[places.rest], basis[places.rest], element, arithmetic, grouping)
+        parts += _write_rest(words.take(places.rest), basis.take(places.rest), element, arithmetic, grouping)
     for band in places.bands:
-        parts += _write_changes(words, basis, band[words[band] != basis[band]], band, arithmetic)
-    changed = np.flatnonzero(words != basis)
-    above = changed[classes_of(basis[changed], element) >= grouping.rest + grouping.bands]
-    return parts + _write_changes(words, basis, above, None, arithmetic)
+        parts += _write_changes(words.take(band), basis.take(band), arithmetic)
+    return parts + _write_changes(words, basis, arithmetic, element, grouping.rest + grouping.bands)
 
 
 def _write_changes(
-    words: Words, basis: Words, changed: Words, among: Words | None, arithmetic: _Arithmetic
+    words: Words, basis: Words, arithmetic: _Arithmetic, element: str | None = None, lowest: int = 0
 ) -> list[bytes]:
-    """The places of `changed` within the ascending places `among` (None: all), and the differences there."""
-    gaps = write_gaps(changed if among is None else np.searchsorted(among, changed))
-    return [gaps, write_symbols(*to_symbols(_difference(words[changed], basis[changed], arithmetic), 8), 8)]
+    """The places of the changes of a class from `lowest` on, and the differences there."""
+    changed = np.flatnonzero(words != basis)
+    if lowest:
+        changed = changed.take(np.flatnonzero(classes_of(basis.take(changed), element) >= lowest))
+    differences = _difference(words.take(changed), basis.take(changed), arithmetic)
+    return [write_gaps(changed), write_symbols(*to_symbols(differences, 8), 8)]
 
 
 def _write_rest(
@@ -252,7 +267,7 @@ def _read_grouped(reader: Reader, basis: Words, element: str | None, arithmetic:
     words = basis.copy()
     places = _Places(basis, element, grouping)
     if len(places.rest):
-        words[places.rest] = _read_rest(reader, basis[places.rest], element, arithmetic, grouping)
+        words[places.rest] = _read_rest(reader, basis.take(places.rest), element, arithmetic, grouping)
     for band in places.bands:
         _read_changes(reader, words, basis, band, arithmetic)
     _read_changes(reader, words, basis, None, arithmetic)
@@ -276,9 +291,9 @@ def _read_grouping(reader: Reader, arithmetic: _Arithmetic) -> Grouping:
 def _read_changes(reader: Reader, words: Words, basis: Words, among: Words | None, arithmetic: _Arithmetic) -> None:
     changed = read_gaps(reader, len(basis if among is None else among))
     if among is not None:
-        changed = among[changed]
+        changed = among.take(changed)
     numbers = read_symbols(reader, len(changed), 8, arithmetic.work)(0, len(changed))
-    numbers += arithmetic.ordered(basis[changed])
+    numbers += arithmetic.ordered(basis.take(changed))
     words[changed] = arithmetic.words_of(numbers)
 
 
@@ -314,13 +329,17 @@ class _Places:
         for tile in _tiles(len(basis)):
             classes = classes_of(basis[tile], element)
             below = np.flatnonzero(classes < end) if end < CLASSES else np.arange(len(classes))
-            classes = classes[below]
+            # `take` is twice as quick as an index in brackets.
+            classes = classes.take(below)
             below += tile.start
             for band in range(grouping.bands, 0, -1):
                 is_band = classes == grouping.rest + band - 1
-                parts[band].append(below[np.flatnonzero(is_band)])
-                others = np.flatnonzero(~is_band)
-                below, classes = below[others], classes[others]
+                parts[band].append(below.take(np.flatnonzero(is_band)))
+                np.logical_not(is_band, out=is_band)
+                others = np.flatnonzero(is_band)
+                below = below.take(others)
+                if band > 1:
+                    classes = classes.take(others)
             parts[0].append(below)
         self.rest, *self.bands = map(np.concatenate, parts)
 

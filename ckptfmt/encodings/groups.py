@@ -44,6 +44,10 @@ _SPARSE: Final = 0.15
 _REST_MOST: Final = 0.5
 """Taking more than this out of a frame costs more time than it saves bytes."""
 _ESCAPE_BITS: Final = 20
+_PATIENCE: Final = 3
+"""Pivots tried after the best one."""
+_LOW_BIT_COST: Final = 0.08
+"""Low bits take more time than symbols: a pivot that is lower by one may cost so many bits for each that it saves."""
 _BAND_BITS: Final = 0.002
 """What a band must save, bits an element: it costs a table and time."""
 
@@ -160,16 +164,19 @@ def _cut(differences: Words, classes: Words, rest: int, bands: int) -> Grouping:
     for dropped in sorted({min(lowest, size - 1), min(lowest + 1, size - 1)}):
         kept = differences >> (8 * dropped)
         planes = sum(_entropy((differences >> (8 * plane)).astype(np.uint8)) for plane in range(dropped))
+        since = 0
         for pivot in range(low, min(high + MAX_WIDTH, CLASSES - 1) + 1):
             widths = widths_of(classes, pivot).astype(kept.dtype)
             numbers = kept >> widths
-            plain = planes + float(widths.mean())
-            if plain >= best:
+            plain = planes + (1 + _LOW_BIT_COST) * float(widths.mean())
+            since += 1
+            if plain >= best or since > _PATIENCE:
                 break
             for bits in (4, 8):
                 cost = plain + _symbol_cost(numbers, bits)
                 if cost < best - 0.01:
-                    best, grouping = cost, Grouping(rest, bands, 4 if bits == 4 else 8, dropped, pivot)
+                    best, since = cost, 0
+                    grouping = Grouping(rest, bands, 4 if bits == 4 else 8, dropped, pivot)
     return grouping
 
 
