@@ -20,6 +20,7 @@ from ckptfmt.transfer.bases import (
     check_base,
     find_source,
     keep_base,
+    note_kept,
     note_place,
     published_sha256,
 )
@@ -92,6 +93,8 @@ def keep(store: Store, name: str, progress: Progress) -> BaseKept:
     size = 0
     if needs_base(store, name, base.digest) is not None:
         size = keep_base(store, base, progress=progress)
+    else:
+        note_kept(store, base)
     return BaseKept(name, kept=True, bytes=size)
 
 

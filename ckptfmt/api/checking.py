@@ -91,10 +91,14 @@ def _wanted(store: Store, names: tuple[str, ...]) -> tuple[_Wanted, dict[str, se
     wanted: _Wanted = {}
     harmed: dict[str, set[str]] = {}
     problems: list[Damage] = []
+
+    def tell(name: str, error: CkptfmtError) -> None:
+        problems.append(Damage(f"refs/{name}", error.message, (name,)))
+
     targets = (
         [(name, store.resolve(name)[0]) for name in names]
         if names
-        else [(generation.name, generation.target or "") for generation in store.refs.manifests()]
+        else [(generation.name, generation.target or "") for generation in store.refs.manifests(tell)]
     )
     for name, target in targets:
         try:
@@ -108,7 +112,7 @@ def _wanted(store: Store, names: tuple[str, ...]) -> tuple[_Wanted, dict[str, se
             harmed.setdefault(digest, set()).add(name)
     if not names:
         held = store.catalog()
-        for base in all_bases(store):
+        for base in all_bases(store, tell):
             objects = objects_of(base.record)
             stored = held.stored_bytes(objects)
             for digest in stored:

@@ -21,28 +21,39 @@ from ckptfmt.format.manifest import BaseRecord, Manifest, logical_bytes, objects
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import all_bases
 from ckptfmt.store.ref_cache import CatalogRefCache
+from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
 from ckptfmt.store.usage import Used, follow
 
 
-def _standing(store: Store) -> list[Generation]:
-    return store.refs.standing_cached(CatalogRefCache(store.facts(), store.path))
+def _standing(store: Store, damaged: Damaged | None = None) -> list[Generation]:
+    return store.refs.standing_cached(CatalogRefCache(store.facts(), store.path), damaged)
 
 
-def _usage(store: Store, standing: list[Generation]) -> dict[str, Used]:
-    """Usage of every document that a ref names; a base record counts as one."""
+def _usage(store: Store, standing: list[Generation], damaged: Damaged | None = None) -> dict[str, Used]:
+    """Usage of every document that a ref names; a base record counts as one. What cannot be read is left out."""
+    names = {item.target: item.name for item in standing}
+
+    def tell(digest: str, error: CkptfmtError) -> None:
+        if damaged is None:
+            raise error
+        damaged(names[digest], error)
+
     records = {item.target for item in standing if item.name.startswith(BASES)}
 
     def load(digest: str) -> Manifest | BaseRecord:
         return store.record(digest) if digest in records else store.manifest_uncached(digest)
 
-    return follow(store.catalog(), [item.target for item in standing if item.target is not None], load)
+    return follow(store.catalog(), [item.target for item in standing if item.target is not None], load, tell)
 
 
-def list_refs(store: Store, pattern: str | None) -> list[RefRow]:
-    """Every ref that stands and fits a pattern: a shell pattern, or the beginning of names up to a '/'."""
-    standing = _standing(store)
-    usage = _usage(store, standing)
+def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None) -> list[RefRow]:
+    """Every ref that stands and fits a pattern: a shell pattern, or the beginning of names up to a '/'.
+
+    `damaged` is told of refs that cannot be read, as in `Refs.standing`.
+    """
+    standing = _standing(store, damaged)
+    usage = _usage(store, standing, damaged)
     named: dict[str | None, int] = {}
     for item in standing:
         named[item.target] = named.get(item.target, 0) + 1
@@ -50,7 +61,7 @@ def list_refs(store: Store, pattern: str | None) -> list[RefRow]:
     needs: dict[str, NeedsBase | None] = {}
     rows = []
     for item in standing:
-        if item.target is None or item.name.startswith(BASES) or not _fits(item.name, pattern):
+        if item.target not in usage or item.name.startswith(BASES) or not _fits(item.name, pattern):
             continue
         used = usage[item.target]
         summary = used.summary
@@ -164,15 +175,24 @@ def _generations(store: Store, ref: str) -> tuple[Generation, ...]:
         return ()
 
 
-def stats(store: Store) -> Stats:
-    """The store as a whole."""
-    standing = _standing(store)
-    usage = _usage(store, standing)
-    checkpoints = [item for item in standing if not item.name.startswith(BASES)]
+def stats(store: Store, damaged: Damaged | None = None) -> Stats:
+    """The store as a whole; `damaged` is told of what cannot be read and is left out, as in `Refs.standing`."""
+    standing = _standing(store, damaged)
+    usage = _usage(store, standing, damaged)
     objects: dict[str, int] = {}
-    for digest in {item.target for item in checkpoints if item.target is not None}:
-        objects.update(objects_of(store.manifest_uncached(digest)))
-    bases = all_bases(store)
+    checkpoints = []
+    for item in standing:
+        if item.target is None or item.target not in usage or item.name.startswith(BASES):
+            continue
+        try:
+            objects.update(objects_of(store.manifest_uncached(item.target)))
+        except CkptfmtError as error:
+            if damaged is None:
+                raise
+            damaged(item.name, error)
+            continue
+        checkpoints.append(item)
+    bases = all_bases(store, damaged)
     for base in bases:
         objects.update(objects_of(base.record))
     copies = store.catalog().find_many(objects)

@@ -24,7 +24,10 @@ def drop(store: Store, ref: str) -> RefChanged:
 
 
 def rename(store: Store, old: str, new: str) -> RefChanged:
-    """Give a ref another name: the new one begins with what the old one named, the old one is dropped."""
+    """Give a ref another name: the new one begins with what the old one named, the old one is dropped.
+
+    Stopped between the two, both stand, and the same call goes on.
+    """
     seen = _checkpoint_ref(store, old)
     check_name(new)
     if new.startswith(BASES):
@@ -32,16 +35,18 @@ def rename(store: Store, old: str, new: str) -> RefChanged:
             f"{new!r}: names below {BASES} are those of bases", code="ref-name", hint="choose another name"
         )
 
-    def make(newest: Generation | None) -> Generation:
-        if newest is not None and newest.target is not None:
-            raise Conflict(f"ref {new!r} exists already", code="target-exists", hint=f"ckptfmt log {new}")
-        return structs.replace(seen, **_fresh(seen.target, "rename", f"was {old}"))
+    renamed = structs.replace(seen, **_fresh(seen.target, "rename", f"was {old}"))
 
-    generation = store.refs.append(new, make)
+    def make(newest: Generation | None) -> Generation | None:
+        if newest is None or newest.target is None:
+            return renamed
+        if (newest.target, newest.verb, newest.message) == (renamed.target, renamed.verb, renamed.message):
+            return None
+        raise Conflict(f"ref {new!r} exists already", code="target-exists", hint=f"ckptfmt log {new}")
+
+    store.refs.append(new, make)
     store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))
-    if generation is None:
-        raise NotFound(f"no ref {old!r}", hint="ckptfmt ls")
-    return _changed(generation)
+    return _changed(store.refs.current(new))
 
 
 def tag(store: Store, ref: str, labels: tuple[str, ...], *, remove: bool) -> RefChanged:

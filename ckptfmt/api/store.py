@@ -35,6 +35,7 @@ from ckptfmt.format.refs import BASES
 from ckptfmt.merge.materialize import DIRECTORY, sweep
 from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.bases import outside_files
+from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store as Engine
 from ckptfmt.store.store import init_store, open_store
 from ckptfmt.transfer.bases import Keep
@@ -218,9 +219,14 @@ class Store:
         )
         return report.checkpoints[0]
 
-    def list_refs(self, pattern: str | None = None) -> list[RefRow]:
-        """Every checkpoint ref that stands and fits `pattern`, by name."""
-        return listing.list_refs(self._engine, pattern)
+    def list_refs(self, pattern: str | None = None, *, damaged: Damaged | None = None) -> list[RefRow]:
+        """Every checkpoint ref that stands and fits `pattern`, by name.
+
+        Args:
+            pattern: a shell pattern, or what names begin with up to a '/'; None for all.
+            damaged: told the name of each ref that cannot be read, and why; None: the first of them is raised.
+        """
+        return listing.list_refs(self._engine, pattern, damaged)
 
     def show(self, name: str) -> Shown:
         """One checkpoint in full."""
@@ -230,9 +236,9 @@ class Store:
         """A checkpoint's lineage, and the generations of its ref, dropped ones too."""
         return listing.log(self._engine, name)
 
-    def stats(self) -> Stats:
-        """The store as a whole."""
-        return listing.stats(self._engine)
+    def stats(self, *, damaged: Damaged | None = None) -> Stats:
+        """The store as a whole; `damaged` as in `list_refs`."""
+        return listing.stats(self._engine, damaged)
 
     def complete(self, prefix: str) -> list[str]:
         """Names of refs that begin with `prefix`, for shells."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from ckptfmt.errors import BaseMismatch, IntegrityError, NotFound
+from ckptfmt.errors import BaseMismatch, CkptfmtError, IntegrityError, NotFound
 from ckptfmt.format.manifest import BaseLink, BaseRecord, File, file_objects
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.storage import durable
 from ckptfmt.storage.machine import host_name
+from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
 
 
@@ -39,17 +41,20 @@ def find_base(store: Store, name: str) -> Base:
     return Base(name, generation, digest, store.record(digest))
 
 
-def all_bases(store: Store) -> list[Base]:
-    """Every base that stands, by name."""
-    return [
-        Base(
-            generation.name.removeprefix(BASES),
-            generation,
-            generation.target or "",
-            store.record(generation.target or ""),
-        )
-        for generation in store.refs.standing(BASES)
-    ]
+def all_bases(store: Store, damaged: Damaged | None = None) -> list[Base]:
+    """Every base that stands, by name; `damaged` is told of those that cannot be read, as in `Refs.standing`."""
+    found = []
+    for generation in store.refs.standing(BASES, damaged):
+        digest = generation.target or ""
+        try:
+            record = store.record(digest)
+        except CkptfmtError as error:
+            if damaged is None:
+                raise
+            damaged(generation.name, error)
+            continue
+        found.append(Base(generation.name.removeprefix(BASES), generation, digest, record))
+    return found
 
 
 def places_of(store: Store, record: str) -> list[str]:
@@ -66,7 +71,7 @@ def places_of(store: Store, record: str) -> list[str]:
 def outside_files(store: Store, link: BaseLink) -> BaseFiles:
     """The files of the base that a manifest is bound to, wherever they lie now."""
     places = places_of(store, link.record)
-    return BaseFiles(link.name, store.record(link.record), places)
+    return BaseFiles(link.name, lambda: store.record(link.record), places)
 
 
 class BaseFiles:
@@ -74,15 +79,19 @@ class BaseFiles:
 
     Args:
         name: what to call the base in errors.
-        record: its record.
+        record: gives its record, when something is looked for here.
         places: directories to look in, in order.
     """
 
-    def __init__(self, name: str, record: BaseRecord, places: list[str]) -> None:
+    def __init__(self, name: str, record: Callable[[], BaseRecord], places: list[str]) -> None:
         self.name = f"base {name!r}"
         self._base = name
-        self._record = record
+        self._read_record = record
         self._places = places
+
+    @cached_property
+    def _record(self) -> BaseRecord:
+        return self._read_record()
 
     @cached_property
     def directory(self) -> str:

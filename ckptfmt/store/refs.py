@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from msgspec import structs
 
-from ckptfmt.errors import Conflict, FormatError, IntegrityError, InvalidInput, NotFound
+from ckptfmt.errors import CkptfmtError, Conflict, FormatError, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format import documents
 from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.refs import BASES, Generation, check_name, directory_of, name_of
@@ -20,6 +20,10 @@ from ckptfmt.storage.protocol import Storage
 _ATTEMPTS: Final = 64
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")
 _MAX_DOCUMENT_BYTES: Final = 256 << 20
+
+
+Damaged = Callable[[str, CkptfmtError], None]
+"""Told the name of what cannot be read, and why, by those who pass over it and go on."""
 
 
 class RefCache(Protocol):
@@ -103,21 +107,35 @@ class Refs:
         found = ((name_of(item.key[len("refs/") :]), item.modified_ns) for item in self._storage.directories("refs/"))
         return sorted(item for item in found if item[0].startswith(prefix) and _is_name(item[0]))
 
-    def standing(self, prefix: str = "") -> Iterator[Generation]:
-        """The newest generation of every ref that stands and begins with `prefix`."""
+    def standing(self, prefix: str = "", damaged: Damaged | None = None) -> Iterator[Generation]:
+        """The newest generation of every ref that stands and begins with `prefix`.
+
+        Args:
+            prefix: what names begin with.
+            damaged: told of refs that cannot be read; None: the first of them ends it.
+        """
         for name, _ in self.names(prefix):
-            newest = self.newest(name)
+            newest = self._newest_or_tell(name, damaged)
             if newest is not None and newest.target is not None:
                 yield newest
 
-    def standing_cached(self, cache: RefCache) -> list[Generation]:
+    def _newest_or_tell(self, name: str, damaged: Damaged | None) -> Generation | None:
+        try:
+            return self.newest(name)
+        except (IntegrityError, FormatError) as error:
+            if damaged is None:
+                raise
+            damaged(name, error)
+            return None
+
+    def standing_cached(self, cache: RefCache, damaged: Damaged | None = None) -> list[Generation]:
         """As `standing`, without attributes, reading only refs whose directory changed since they were cached."""
         known = cache.load()
         fresh, found = [], []
         for name, changed_ns in self.names():
             generation = known.get((name, changed_ns))
             if generation is None:
-                newest = self.newest(name)
+                newest = self._newest_or_tell(name, damaged)
                 if newest is None:
                     continue
                 generation = structs.replace(newest, attributes=())
@@ -127,9 +145,10 @@ class Refs:
         cache.save(fresh)
         return found
 
-    def manifests(self) -> Iterator[Generation]:
-        """The newest generation of every ref that names a manifest."""
-        return (generation for generation in self.standing() if not generation.name.startswith(BASES))
+    def manifests(self, damaged: Damaged | None = None) -> Iterator[Generation]:
+        """The newest generation of every ref that names a manifest; see `standing`."""
+        found = self.standing(damaged=damaged)
+        return (generation for generation in found if not generation.name.startswith(BASES))
 
     def append(self, name: str, make: Callable[[Generation | None], Generation | None]) -> Generation | None:
         """Append what `make` makes of the newest generation, again if somebody else appended meanwhile.

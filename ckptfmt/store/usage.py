@@ -70,13 +70,19 @@ def summary_of(document: Manifest | BaseRecord) -> Summary:
     )
 
 
-def follow(catalog: Catalog, live: Iterable[str], load: Callable[[str], Manifest | BaseRecord]) -> dict[str, Used]:
+def follow(
+    catalog: Catalog,
+    live: Iterable[str],
+    load: Callable[[str], Manifest | BaseRecord],
+    damaged: Callable[[str, CkptfmtError], None] | None = None,
+) -> dict[str, Used]:
     """Bring the usage up to date with the documents that are live, and give it.
 
     Args:
         catalog: in step with the store's shards.
         live: digests of the documents that refs name.
         load: reads one of them.
+        damaged: told of those that cannot be read, which are left out; None: the first of them ends it.
     """
     wanted = set(live)
     stamp = digest_of("\n".join(sorted(catalog.shards())).encode())
@@ -90,7 +96,7 @@ def follow(catalog: Catalog, live: Iterable[str], load: Callable[[str], Manifest
             rows = []
         added = sorted(wanted - ({digest for digest, _, _ in rows} - old.keys()))
         if added:
-            _add(connection, added, load)
+            _add(connection, added, load, damaged)
         return connection.execute("SELECT digest, summary, stored, exclusive, missing FROM documents").fetchall()
 
     return {
@@ -114,13 +120,24 @@ def _moving(connection: sqlite3.Connection, objects: Iterable[tuple[str, int]]) 
     )
 
 
-def _add(connection: sqlite3.Connection, digests: list[str], load: Callable[[str], Manifest | BaseRecord]) -> None:
+def _add(
+    connection: sqlite3.Connection,
+    digests: list[str],
+    load: Callable[[str], Manifest | BaseRecord],
+    damaged: Callable[[str, CkptfmtError], None] | None,
+) -> None:
     first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM documents").fetchone()[0]
     touched = set(range(first, first + len(digests)))
     part: dict[int, list[bytes]] = {}
     uses = 0
     for row, digest in enumerate(digests, first):
-        document = load(digest)
+        try:
+            document = load(digest)
+        except CkptfmtError as error:
+            if damaged is None:
+                raise
+            damaged(digest, error)
+            continue
         connection.execute(
             "INSERT INTO documents (id, digest, summary) VALUES (?, ?, ?)",
             (row, digest, msgspec.json.encode(summary_of(document))),

@@ -171,7 +171,7 @@ def base_place(store: Store, base: Base) -> str:
     Raises:
         BaseMismatch: they are nowhere.
     """
-    return BaseFiles(base.name, base.record, places_of(store, base.digest)).directory
+    return BaseFiles(base.name, lambda: base.record, places_of(store, base.digest)).directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +272,17 @@ def keep_base(store: Store, base: Base, *, progress: Progress) -> int:
     _confirm_copy(store, base.name, base.record, checkpoint, written=written, progress=progress)
     _amend(store, base, "base keep", origin=place, keep="copy")
     return written.size
+
+
+def note_kept(store: Store, base: Base) -> None:
+    """Record that the store holds all of a base's objects already, if that is new.
+
+    Raises:
+        IncompleteStore: an object that the catalog knows is in no shard.
+    """
+    if base.generation.keep != "copy":
+        confirm(store, objects_of(base.record), BASES + base.name, outside=None, again=lambda vanished: None)
+        _amend(store, base, "base keep", origin=base.generation.origin or "", keep="copy")
 
 
 def note_place(store: Store, base: Base, place: str) -> None:

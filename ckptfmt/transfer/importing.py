@@ -135,7 +135,7 @@ def _bind(base: Base | None, content: Content) -> BaseLink | None:
 def _outside(store: Store, base: Base | None) -> BaseFiles | None:
     if base is None:
         return None
-    return BaseFiles(base.name, base.record, places_of(store, base.digest))
+    return BaseFiles(base.name, lambda: base.record, places_of(store, base.digest))
 
 
 def _lineage(options: Options, reading: Reading) -> Lineage | None:

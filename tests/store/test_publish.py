@@ -256,7 +256,6 @@ def test_a_name_that_stands_already_is_given_once(quick: Path, sources: Path) ->
         assert (generation.number, generation.previous) == (2, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="the verb takes a base whose bytes are in the store for one that is kept")
 def test_a_base_whose_bytes_are_there_already_is_kept_by_name(quick: Path, sources: Path) -> None:
     """What an import, or a `base keep` that was stopped, brought in is not what the ref says: gc goes by the ref."""
     with Store.init(quick / "store") as store:
@@ -266,7 +265,6 @@ def test_a_base_whose_bytes_are_there_already_is_kept_by_name(quick: Path, sourc
         assert find_base(store._engine, "base").generation.keep == "copy"
 
 
-@pytest.mark.xfail(strict=True, reason="the verb names the new ref and drops the old one in two steps")
 def test_a_rename_that_was_stopped_between_its_steps_goes_on(quick: Path, sources: Path) -> None:
     with Store.init(quick / "store") as store:
         store.import_path(sources / "one", name="old")

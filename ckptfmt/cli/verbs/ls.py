@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ckptfmt.cli.damage import Damage
 from ckptfmt.cli.describe import base_of, legend
 from ckptfmt.cli.output import Line, width_of
 from ckptfmt.cli.session import Session
@@ -24,21 +25,23 @@ _NUMBERS = ("STAGE", "STEP", "LOGICAL", "STORED", "EXCLUSIVE")
 
 @verb("ls", example="ckptfmt ls\nckptfmt ls 'sweep/*' --json")
 @click.argument("pattern", required=False, type=REF)
-def command(session: Session, pattern: str | None) -> None:
+def command(session: Session, pattern: str | None) -> int:
     """List checkpoints: layout, stage, base, sizes, metrics.
 
     PATTERN is a ref with * and ?, or the beginning of some, as in sweep/. LOGICAL is what the files take when they
     are restored, STORED what their objects take in the store, EXCLUSIVE what only this checkpoint needs. A * behind a
     base: the checkpoint cannot be restored without that base's own files.
     """
+    damage = Damage()
     with session.store() as store:
-        rows = store.list_refs(pattern)
+        rows = store.list_refs(pattern, damaged=damage)
     session.give(rows, lambda: row_lines(rows, width_of(sys.stdout)))
     if rows:
         session.note(f"{count(len(rows), 'checkpoint')}, {size(sum(row.logical_bytes for row in rows))} logical")
     else:
         session.note("no checkpoints" if pattern is None else f"no checkpoints like {pattern!r}")
     session.note(*legend(row.needs_base for row in rows))
+    return damage.report()
 
 
 def row_lines(rows: Sequence[RefRow], width: int | None) -> list[Line]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptfmt.cli.damage import Damage
 from ckptfmt.cli.describe import encoding_table, shrunk
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
 
 
 @verb("stats", example="ckptfmt stats")
-def command(session: Session) -> None:
+def command(session: Session) -> int:
     """Logical against stored bytes, by encoding and by run.
 
     The plans are what other ways of keeping the same stages would take.
     """
+    damage = Damage()
     with session.store() as store:
-        stats = store.stats()
+        stats = store.stats(damaged=damage)
     session.give(stats, lambda: lines(stats))
+    return damage.report()
 
 
 def lines(stats: Stats) -> list[Line]:

@@ -1,0 +1,60 @@
+"""One damaged document keeps nobody from seeing the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ckptfmt import Store
+from ckptfmt.errors import CkptfmtError, IntegrityError
+from tests.api.test_names import model
+
+
+def spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def damaged(store: Store, tmp_path: Path) -> Store:
+    """Three refs: `a` sound, `b` with a damaged generation, `c` with a damaged manifest; and a base `d`, damaged."""
+    ids = {name: store.import_checkpoint(model(tmp_path / name, number), name) for number, name in enumerate("abc")}
+    base = store.add_base("d", model(tmp_path / "d", 9))
+    root = Path(store.path)
+    spoil(root / "refs/b/1.json")
+    manifest = ids["c"].manifest
+    spoil(root / "manifests" / manifest[:2] / f"{manifest}.json")
+    spoil(root / "bases" / f"{base.record}.json")
+    return Store.open(root)
+
+
+def test_the_rest_is_listed_and_the_damaged_ones_are_named(damaged: Store) -> None:
+    told: dict[str, CkptfmtError] = {}
+    rows = damaged.list_refs(damaged=told.__setitem__)
+    assert [row.ref for row in rows] == ["a"]
+    assert told.keys() == {"b", "c", "bases/d"}
+    assert all(error.exit_code == 3 for error in told.values())
+    with pytest.raises(IntegrityError):
+        damaged.list_refs()
+
+
+def test_stats_count_the_rest(damaged: Store) -> None:
+    told: list[str] = []
+    assert damaged.stats(damaged=lambda name, _: told.append(name)).checkpoints == 1
+    assert set(told) >= {"b", "c", "bases/d"}
+
+
+def test_verify_names_them_and_goes_on(damaged: Store) -> None:
+    report = damaged.verify()
+    assert {name for item in report.damaged for name in item.checkpoints} == {"b", "c", "bases/d"}
+    assert report.objects > 0
+
+
+def test_a_checkpoint_that_needs_nothing_of_its_damaged_base_is_restored(store: Store, tmp_path: Path) -> None:
+    made = store.add_base("base", model(tmp_path / "base", 1), keep="copy")
+    store.import_checkpoint(model(tmp_path / "tuned", 2), "tuned", base="base")
+    spoil(Path(store.path) / "bases" / f"{made.record}.json")
+    Store.open(store.path).restore("tuned", tmp_path / "back")
+    assert (tmp_path / "back/model.safetensors").read_bytes() == (tmp_path / "tuned/model.safetensors").read_bytes()
