@@ -1,4 +1,4 @@
-"""Writing files that `torch.load(weights_only=True)` reads: a pickle of our own making, then one record a storage.
+"""Writing files that `torch.load` reads with `weights_only`: a pickle of our own making, then one record a storage.
 
 The pickle is made by opcodes from a plain tree; tensors stand in it by storage, shape and strides. Records follow as
 they come, uncompressed and at multiples of 64 bytes, so that memory does not depend on how large they are. Sources:

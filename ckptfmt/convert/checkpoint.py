@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ckptfmt.containers import FileSource
 from ckptfmt.digest import digest_of
 from ckptfmt.errors import IncompleteStore, InvalidInput
 from ckptfmt.format import documents
-from ckptfmt.format.manifest import Adapter, Manifest
+from ckptfmt.format.manifest import Adapter, BaseLink, Manifest
 from ckptfmt.merge.pickled import PickledDocument, WithSkeletons, pickled_document
 from ckptfmt.merge.source import TensorSource
 from ckptfmt.progress import Progress
 from ckptfmt.storage.memory import MemoryStorage
-from ckptfmt.store.bases import BaseFiles, outside_files, places_of
+from ckptfmt.store.bases import outside_files
 from ckptfmt.store.catalog import Catalog
 from ckptfmt.store.objects import Objects, OutsideObjects
 from ckptfmt.store.store import Store
-from ckptfmt.transfer.build import build_manifest, build_record
+from ckptfmt.transfer.build import build_manifest
 from ckptfmt.transfer.planning import PLACEHOLDER, plan_import
 from ckptfmt.transfer.reading import hash_content, read_walked
 
@@ -91,7 +92,8 @@ def stored_checkpoint(store: Store, name: str) -> Checkpoint:
 def base_checkpoint(store: Store, record: str, name: str) -> Checkpoint:
     """A base of a store as a checkpoint: a full model without adapters."""
     found = store.record(record)
-    outside = WithSkeletons(BaseFiles(name, found, places_of(store, record)), found)
+    link = BaseLink(name=name, record=record, root=found.root, binding="stated", evidence="")
+    outside = WithSkeletons(outside_files(store, link), found)
     manifest = Manifest(
         version=found.version, layout="hf-full", files=found.files, tensors=found.tensors, root=found.root
     )
@@ -115,10 +117,38 @@ def read_checkpoint(path: str, progress: Progress) -> Checkpoint:
     content = hash_content(checkpoint, progress)
     progress.end()
     manifest = build_manifest(checkpoint.reading, content, base=None, lineage=None)
-    record = build_record(content, manifest.root or "", None, None)
-    files = WithSkeletons(BaseFiles(path, record, [walked.root]), manifest)
+    files = WithSkeletons(Files(path, walked.root, manifest), manifest)
     digest = digest_of(documents.encode(manifest))
     return Checkpoint(path, digest, manifest, objects_of([files]), files)
+
+
+class Files:
+    """The objects of a checkpoint that lie in its files (`merge.pickled.PlacedFiles`).
+
+    Args:
+        name: what to call the checkpoint in errors.
+        directory: where its files are.
+        manifest: what lies where.
+    """
+
+    def __init__(self, name: str, directory: str, manifest: Manifest) -> None:
+        self.name = name
+        self.directory = directory
+        self._index: dict[str, tuple[str, int]] = {}
+        for file in manifest.files:
+            if file.content is not None:
+                self._index[file.content] = (file.path, 0)
+            self._index.update((extent.digest, (file.path, extent.offset)) for extent in file.extents)
+
+    def has(self, digest: str) -> bool:
+        """See `OutsideObjects.has`."""
+        return digest in self._index
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """See `OutsideObjects.read`."""
+        path, begin = self._index[digest]
+        with FileSource(f"{self.directory}/{path}") as source:
+            return source.read(begin + offset, length)
 
 
 class Joined:

@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ckptfmt.containers import FileSource, cut_file
 from ckptfmt.containers.protocol import Cut, CutTensor, Inert, TensorAt
@@ -15,7 +15,6 @@ from ckptfmt.errors import FormatError
 from ckptfmt.format.manifest import BaseRecord, File, Manifest
 from ckptfmt.layouts.pickled import is_state_dict
 from ckptfmt.layouts.statedict import MODEL_KEYS
-from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.objects import Objects
 
 _CARRIED: Final = ("model_args", "iter_num", "best_val_loss", "config")
@@ -68,6 +67,28 @@ def _overlap(data: Buffer, at: int, offset: int, end: int) -> Buffer:
     return memoryview(data)[max(offset - at, 0) : max(end - at, 0)]
 
 
+class PlacedFiles(Protocol):
+    """Objects that lie in the files of one directory (`OutsideObjects`)."""
+
+    @property
+    def name(self) -> str:
+        """What to call them in errors."""
+        ...
+
+    @property
+    def directory(self) -> str:
+        """Where the files are."""
+        ...
+
+    def has(self, digest: str) -> bool:
+        """See `OutsideObjects.has`."""
+        ...
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """See `OutsideObjects.read`."""
+        ...
+
+
 class WithSkeletons:
     """The files of a base or checkpoint that no store holds, with what lies between their tensors (`OutsideObjects`).
 
@@ -76,7 +97,7 @@ class WithSkeletons:
         document: says where the tensors lie.
     """
 
-    def __init__(self, files: BaseFiles, document: Manifest | BaseRecord) -> None:
+    def __init__(self, files: PlacedFiles, document: Manifest | BaseRecord) -> None:
         self.name = files.name
         self._files = files
         self._skeletons = {file.skeleton: file for file in document.files if file.skeleton is not None}

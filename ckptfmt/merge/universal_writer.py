@@ -1,4 +1,4 @@
-"""A merged model as a universal checkpoint: one `ckpt.pt` that `torch.load(weights_only=True)` reads, streamed.
+"""A merged model as a universal checkpoint: one `ckpt.pt` that `torch.load` reads with `weights_only`, streamed.
 
 It holds `model`, a plain state dict, and as far as they are known `model_args`, `iter_num`, `best_val_loss` and
 `config`. A tensor that the other format keeps transposed is written as it comes and transposed by its strides; tied
