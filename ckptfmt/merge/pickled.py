@@ -54,11 +54,15 @@ class ObjectSource:
         return b"".join(parts)
 
     def _within(self, digest: str, length: int, begin: int, offset: int, end: int) -> list[Buffer]:
+        """The part of an extent that lies between `offset` and `end`; of what goes before, nothing is kept."""
         parts = []
         position = begin
         for frame in self._objects.frames(digest, length):
-            parts.append(_overlap(frame, position, offset, end))
+            if part := _overlap(frame, position, offset, end):
+                parts.append(part)
             position += len(frame)
+            if position >= end:
+                break
         return parts
 
 
