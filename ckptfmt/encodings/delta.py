@@ -50,6 +50,7 @@ TILE: Final = 1 << 18
 """Elements whose low bits are packed together: what stays in the cache."""
 
 _HEAD = np.dtype([("rest", "<u2"), ("bands", "u1"), ("symbol_bits", "u1"), ("dropped", "u1"), ("pivot", "u1")])
+_HEAD_COMPARED: Final = 64 << 10
 _SEEN_FREED_BYTES: Final = 31 << 20
 _XOR_TRIED_FROM: Final = 0.15
 """A frame that becomes smaller than this part is never smaller as XOR."""
@@ -119,7 +120,8 @@ class Delta:
         _check_lengths(len(frame), len(reference))
         if (element is not None and element not in BITS) or len(frame) < 2:
             return None
-        if np.array_equal(np.frombuffer(frame, np.uint8), np.frombuffer(reference, np.uint8)):
+        given, under = (np.frombuffer(buffer, np.uint8) for buffer in (frame, reference))
+        if all(np.array_equal(given[:end], under[:end]) for end in (_HEAD_COMPARED, len(given))):
             return bytes((SAME_FORM,))
         _keep_freed_memory()
         arithmetic = _arithmetic(element)
