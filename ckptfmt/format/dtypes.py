@@ -37,7 +37,7 @@ BITS: Final[dict[str, int]] = {
 }
 """Bits an element takes, by dtype name."""
 
-FLOATS: Final = frozenset(name for name in BITS if name[0] == "F")
+FLOATS: Final = frozenset(name for name in BITS if name.startswith(("F", "BF")))
 
 
 def size_bytes(dtype: str, shape: Sequence[int]) -> int | None:

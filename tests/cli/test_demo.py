@@ -34,6 +34,7 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
                 files_same=12 if ok else 11,
                 objects=80,
                 damaged=0,
+                merge=None,
                 seconds=1.0,
             )
 

@@ -49,3 +49,10 @@ def test_choice(head: bytes, element: str | None, balanced: str, fast: str) -> N
 def test_every_choice_is_a_name_of_the_table(element: str | None) -> None:
     for size in (1, 511, 512, 513, 65_536, 65_537, 100_001):
         assert {choose(NOISE[:size], element, effort) for effort in EFFORTS} <= set(ENCODINGS)
+
+
+def test_every_float_counts_as_one() -> None:
+    from ckptfmt.format.dtypes import FLOATS
+
+    assert {"BF16", "F16", "F32", "F64", "F8_E4M3"} <= FLOATS
+    assert not {"BOOL", "I32", "U8"} & FLOATS
