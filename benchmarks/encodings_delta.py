@@ -28,8 +28,8 @@ import torch
 import zstandard
 
 from ckptfmt.digest import FRAME_BYTES
-from ckptfmt.encodings import encoding_named
 from ckptfmt.encodings.delta import DELTA
+from ckptfmt.encodings.table import encoding_named
 
 AIMS = {"rms 3e-06": 0.20, "rms 1e-05": 0.60, "rms 0.0001": 3.2, "rms 0.001": 6.8, "sparse, 1 % one step": 16 / 130}
 """Bits an element."""

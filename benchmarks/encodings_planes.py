@@ -21,7 +21,7 @@ import zstandard
 from pcodec import ChunkConfig, standalone
 
 from ckptfmt.digest import FRAME_BYTES
-from ckptfmt.encodings import encoding_named
+from ckptfmt.encodings.table import encoding_named
 from ckptfmt.encodings.words import kind_of, to_ordered, word_type
 
 ROUNDS = 5

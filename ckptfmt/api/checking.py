@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.api.results import Damage, VerifyReport
 from ckptfmt.digest import digest_of
 from ckptfmt.errors import CkptfmtError, InvalidInput
@@ -14,7 +15,6 @@ from ckptfmt.store.bases import all_bases, outside_files
 from ckptfmt.store.objects import OutsideObjects
 from ckptfmt.store.shards import read_shard_header
 from ckptfmt.store.store import Store
-from ckptfmt.transfer.stream import keep_freed_frames
 
 _WORKERS = 2
 
@@ -35,7 +35,7 @@ def verify(store: Store, names: tuple[str, ...], subset: tuple[int, int] | None,
         raise InvalidInput(f"--subset {subset[0]}/{subset[1]}: the part must lie between 1 and {subset[1]}")
     wanted, harmed, problems = _wanted(store, names)
     chosen = sorted(digest for digest in wanted if subset is None or _part(digest, subset[1]) == subset[0])
-    keep_freed_frames()
+    keep_freed_memory()
     progress.begin("verify", sum(wanted[digest][0] for digest in chosen))
     with ThreadPoolExecutor(_WORKERS, "verify") as pool:
 

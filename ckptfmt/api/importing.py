@@ -15,7 +15,7 @@ from ckptfmt.api.results import (
     PlannedCheckpoint,
 )
 from ckptfmt.api.shared import encodings_of, needs_base
-from ckptfmt.encodings.chooser import Effort
+from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import How, logical_bytes, objects_of
 from ckptfmt.progress import Progress

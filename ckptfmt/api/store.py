@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from ckptfmt.api import bases, checking, importing, listing, naming
 from ckptfmt.api.results import (
@@ -27,8 +27,7 @@ from ckptfmt.api.results import (
     Stats,
     VerifyReport,
 )
-from ckptfmt.convert.checkpoint import Checkpoint, stored_checkpoint
-from ckptfmt.encodings.chooser import Effort
+from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import InvalidInput, NotFound
 from ckptfmt.format.manifest import How
 from ckptfmt.format.refs import BASES
@@ -41,6 +40,9 @@ from ckptfmt.store.store import init_store, open_store
 from ckptfmt.transfer.bases import Keep
 from ckptfmt.transfer.planning import Plan, plan_import
 from ckptfmt.transfer.restoring import restore
+
+if TYPE_CHECKING:
+    from ckptfmt.convert.checkpoint import Checkpoint
 
 DEFAULT_NAME: Final = ".ckptfmt"
 VARIABLE: Final = "CKPTFMT_STORE"
@@ -428,6 +430,8 @@ class Store:
         Raises:
             NotFound, InvalidInput: there is no such checkpoint.
         """
+        from ckptfmt.convert.checkpoint import stored_checkpoint  # noqa: PLC0415 - it loads numpy
+
         return stored_checkpoint(self._engine, name)
 
     @contextmanager

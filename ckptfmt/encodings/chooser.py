@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
+
+import zstandard
 
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.planes import PLANES
-from ckptfmt.encodings.protocol import Encoding
+from ckptfmt.encodings.protocol import Effort, Encoding
 from ckptfmt.encodings.raw import RAW
 from ckptfmt.encodings.zstd import ZSTD
 from ckptfmt.format.dtypes import FLOATS
-
-Effort = Literal["fast", "balanced", "max"]
 
 SMALLEST_BYTES: Final = 512
 """Below this an encoded object's longer place in the shard header costs about what encoding saves."""
@@ -28,6 +28,9 @@ _OTHERS_SAVE: Final = 0.02
 _FAST_TENSORS_SAVE: Final = 0.60
 """Where so much is saved, writing less makes up for the time that encoding takes."""
 _FAST_FILES_SAVE: Final = 0.20
+
+_GLANCE_BYTES: Final = 8 << 10
+_GLANCE_SHARE: Final = 0.75
 
 _FLOATS: Final = FLOATS | {"C64", "C128"}
 
@@ -54,10 +57,19 @@ def choose(head: Buffer, element: str | None, effort: Effort) -> str:
     must_save = _must_save(len(head), element, effort)
     if len(head) <= SAMPLE_BYTES and len(candidates) == 1:
         return candidates[0].name
+    if must_save == _FAST_TENSORS_SAVE and not _may_save_much(head):
+        return RAW.name
     sample = _sample(head)
     sizes = {encoding.name: len(encoding.encode(sample, element) or sample) for encoding in candidates}
     best = min(sizes, key=lambda name: sizes[name])
     return best if sizes[best] <= (1 - must_save) * len(sample) else RAW.name
+
+
+def _may_save_much(head: Buffer) -> bool:
+    """Tell from 8 KiB whether a closer look is worth its time: weights hardly shrink, zeros and copies do."""
+    middle = len(head) // 2 // 16 * 16
+    glance = memoryview(head)[middle : middle + _GLANCE_BYTES]
+    return len(zstandard.ZstdCompressor(level=1).compress(glance)) <= _GLANCE_SHARE * len(glance)
 
 
 def _must_save(head_bytes: int, element: str | None, effort: Effort) -> float:

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.bits import BitReader, BitWriter
 from ckptfmt.encodings.groups import (
@@ -51,7 +52,6 @@ TILE: Final = 1 << 18
 
 _HEAD = np.dtype([("rest", "<u2"), ("bands", "u1"), ("symbol_bits", "u1"), ("dropped", "u1"), ("pivot", "u1")])
 _HEAD_COMPARED: Final = 64 << 10
-_SEEN_FREED_BYTES: Final = 31 << 20
 _XOR_TRIED_FROM: Final = 0.15
 """A frame that becomes smaller than this part is never smaller as XOR."""
 _XOR_SAMPLE: Final = 1 << 15
@@ -92,15 +92,6 @@ class _Arithmetic(NamedTuple):
 
 
 @functools.cache
-def _keep_freed_memory() -> None:
-    """Make glibc keep what is freed, up to 64 MiB, for the next frame.
-
-    It gives large blocks back to the system at once until it has seen one freed (mallopt(3), `M_MMAP_THRESHOLD`), and
-    the page faults of taking them again cost as much time as all arithmetic on a frame. Elsewhere this does nothing.
-    """
-    np.empty(_SEEN_FREED_BYTES, np.uint8)
-
-
 class Delta:
     """Stores a tensor by its differences from another: a fine-tuned one from its base, a step from the one before."""
 
@@ -123,7 +114,7 @@ class Delta:
         given, under = (np.frombuffer(buffer, np.uint8) for buffer in (frame, reference))
         if all(np.array_equal(given[:end], under[:end]) for end in (_HEAD_COMPARED, len(given))):
             return bytes((SAME_FORM,))
-        _keep_freed_memory()
+        keep_freed_memory()
         arithmetic = _arithmetic(element)
         count = len(frame) // arithmetic.words.itemsize
         tail = bytes(frame[count * arithmetic.words.itemsize :])
@@ -145,7 +136,7 @@ class Delta:
         _check_lengths(length, len(reference))
         if not 1 < length <= FRAME_BYTES or not len(stored):
             raise FormatError(f"no delta frame of {length} bytes: {len(stored)} are stored")
-        _keep_freed_memory()
+        keep_freed_memory()
         arithmetic = _arithmetic(element)
         count, spare = divmod(length, arithmetic.words.itemsize)
         reader = Reader(stored)

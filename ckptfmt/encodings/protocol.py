@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ckptfmt.digest import Buffer
+
+Effort = Literal["fast", "balanced", "max"]
+"""How much time to spend on smaller objects."""
 
 
 class Encoding(Protocol):

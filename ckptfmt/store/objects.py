@@ -197,6 +197,6 @@ def _decoded(stored: Stored, index: int, data: bytes) -> Buffer:
     length = min(FRAME_BYTES, stored.length - index * FRAME_BYTES)
     if len(data) == length:
         return data
-    from ckptfmt.encodings import encoding_named  # noqa: PLC0415  (numpy: not for what only looks)
+    from ckptfmt.encodings.table import encoding_named  # noqa: PLC0415  (numpy: not for what only looks)
 
     return encoding_named(stored.encoding).decode(data, length, stored.element)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -30,17 +30,13 @@ from ckptfmt.format.shard import (
 from ckptfmt.storage.protocol import Storage, Upload
 
 if TYPE_CHECKING:
-    from ckptfmt.encodings.chooser import Effort
+    from ckptfmt.encodings.protocol import Effort
 
 PREFIX: Final = "shards/"
 _SUFFIX: Final = ".safetensors"
 
 _HELD_BYTES: Final = 32 << 20
 """A shard below this is written with a header of the exact length; above, room is reserved and padded."""
-
-_WRITE_BYTES: Final = 1 << 20
-"""Bytes of one write. The kernel puts larger ones into blocks of 2 MiB, which a virtual machine may first have to get
-back from its host: four times slower than writing the same bytes a MiB at a time."""
 
 _PENDING_FRAMES: Final = 6
 _PROBE_BYTES: Final = 64 << 10
@@ -82,21 +78,6 @@ def read_header_at(storage: Storage, key: str, shard: str) -> tuple[ShardObject,
     if digest_of(data) != shard:
         raise IntegrityError(f"{key}: the header is damaged (its digest is not the shard's name)", hint="ckptfmt fsck")
     return parse_shard(data, file_size=size, where=key)
-
-
-def pieces(data: Buffer) -> Iterator[Buffer]:
-    """`data` in parts that are quick to write."""
-    if len(data) <= _WRITE_BYTES:
-        yield data
-        return
-    view = memoryview(data)
-    for start in range(0, len(view), _WRITE_BYTES):
-        yield view[start : start + _WRITE_BYTES]
-
-
-def _write(upload: Upload, data: Buffer) -> None:
-    for piece in pieces(data):
-        upload.write(piece)
 
 
 @dataclass(slots=True)
@@ -180,7 +161,7 @@ class ShardWriter:
         """Append stored bytes of the object that is being written."""
         self.position += len(data)
         if self._upload is not None:
-            _write(self._upload, data)
+            self._upload.write(data)
             return
         if data:
             self._held.append(data)
@@ -193,7 +174,7 @@ class ShardWriter:
         self._upload = self._storage.upload(self._reserve)
         held, self._held = self._held, []
         for data in held:
-            _write(self._upload, data)
+            self._upload.write(data)
 
     def record(self, digest: str, begin: int, stored: Stored, dtype: str | None, shape: tuple[int, ...]) -> None:
         """Take an object whose bytes were appended from `begin` on into the shard's header."""
@@ -214,7 +195,7 @@ class ShardWriter:
             key = digest_of(memoryview(head)[LENGTH_BYTES:])
             self._upload = self._storage.upload(len(head))
             for data in self._held:
-                _write(self._upload, data)
+                self._upload.write(data)
         else:
             head = build_header(self._objects, self.position, self._reserve)
             key = digest_of(memoryview(head)[LENGTH_BYTES:])
@@ -305,7 +286,7 @@ class ObjectWriter:
 
 
 def _encode(encoding: str, frame: Buffer, element: str | None) -> Buffer:
-    from ckptfmt.encodings import encoding_named  # noqa: PLC0415
+    from ckptfmt.encodings.table import encoding_named  # noqa: PLC0415
 
     stored = encoding_named(encoding).encode(frame, element)
     return frame if stored is None or len(stored) >= len(frame) else stored

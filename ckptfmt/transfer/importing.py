@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from ckptfmt.encodings.chooser import Effort
+from ckptfmt.encodings.protocol import Effort
 from ckptfmt.format.manifest import BaseLink, How, Lineage, Manifest
 from ckptfmt.format.refs import Attributes, Generation
 from ckptfmt.layouts.protocol import Reading

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.digest import Buffer
 from ckptfmt.errors import IntegrityError
 from ckptfmt.format.manifest import BaseRecord, File, Manifest, logical_bytes
@@ -15,8 +16,7 @@ from ckptfmt.progress import Progress
 from ckptfmt.storage import durable
 from ckptfmt.storage.appearing import appearing
 from ckptfmt.store.objects import Objects
-from ckptfmt.store.shards import pieces
-from ckptfmt.transfer.stream import Sha256, keep_freed_frames
+from ckptfmt.transfer.stream import Sha256
 from ckptfmt.transfer.walk import check_path
 
 
@@ -72,7 +72,7 @@ def restore(
         StorageError: the disk is full, or refuses; nothing is left behind.
     """
     target = os.path.abspath(target)
-    keep_freed_frames()
+    keep_freed_memory()
     progress.begin(os.path.basename(target), logical_bytes(document))
     with appearing(target) as building:
         known = {item.path: item for item in attributes}
@@ -109,8 +109,7 @@ def _write_file(
     try:
         for part in file_bytes(objects, file, pool):
             sha.update(part)
-            for piece in pieces(part):
-                out.write(piece)
+            out.write(part)
             progress.advance(len(part))
         if out.length != file.size or sha.hexdigest() != file.sha256:
             raise IntegrityError(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from typing import Final
 
+from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.errors import IntegrityError
 from ckptfmt.progress import Progress
@@ -16,17 +17,6 @@ from ckptfmt.store.stat_cache import stamp_of
 from ckptfmt.transfer.walk import reading_errors
 
 _AHEAD: Final = 6
-_KEPT_BYTES: Final = 31 << 20
-
-
-def keep_freed_frames() -> None:
-    """Let the allocator keep the memory of frames that are freed, for those that come.
-
-    glibc raises what it keeps to twice the largest block that it mapped and took back, up to 32 MiB. Otherwise every
-    frame of 4 MiB is a new mapping whose pages the kernel must clear: a sixth of the time of reading. The block is
-    never touched; elsewhere this does nothing.
-    """
-    bytearray(_KEPT_BYTES)
 
 
 class Sha256:
@@ -64,7 +54,7 @@ class FileStream:
     """
 
     def __init__(self, path: str, stamp: str | None, pool: Executor, progress: Progress) -> None:
-        keep_freed_frames()
+        keep_freed_memory()
         self.path = path
         self._sha = Sha256(pool)
         self._progress = progress

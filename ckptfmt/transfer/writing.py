@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 
 from ckptfmt.containers.protocol import Cut
-from ckptfmt.encodings.chooser import Effort
+from ckptfmt.encodings.protocol import Effort
 from ckptfmt.format.shard import ShardObject, header_estimate
 from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.shards import ShardWriter

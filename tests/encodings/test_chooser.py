@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from ckptfmt.digest import FRAME_BYTES
-from ckptfmt.encodings import ENCODINGS, Effort, choose
+from ckptfmt.encodings.chooser import choose
+from ckptfmt.encodings.protocol import Effort
+from ckptfmt.encodings.table import ENCODINGS
 
 _GENERATOR = np.random.default_rng(1)
 EFFORTS: tuple[Effort, ...] = ("fast", "balanced", "max")

@@ -19,7 +19,7 @@ from ckptfmt.encodings.delta import DELTA, GROUPED_FORM, SAME_FORM, XOR_FORM
 from ckptfmt.encodings.streams import Reader, read_coded, read_gaps, write_coded, write_gaps
 from ckptfmt.errors import FormatError
 from tests.encodings.special import ELEMENTS, frames, word_bytes
-from tests.independent_reader import decode_delta
+from tests.independent_delta import decode_delta
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 HALF = FRAME_BYTES // 2

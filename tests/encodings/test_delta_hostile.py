@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ckptfmt.digest import FRAME_BYTES
 from ckptfmt.encodings.delta import DELTA
 from ckptfmt.errors import CkptfmtError, FormatError
-from tests import independent_reader
+from tests import independent_delta
 from tests.encodings.test_delta import updated, weights
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "format" / "encodings" / "delta.md"
@@ -60,7 +60,7 @@ def test_examples_of_the_page_decode(case: dict[str, str]) -> None:
     frame, stored, reference = (bytes.fromhex(case[name]) for name in ("frame", "stored", "reference"))
     assert case["encoding"] == DELTA.name
     assert bytes(DELTA.decode(stored, len(frame), case["element"], reference)) == frame
-    assert independent_reader.decode_delta(stored, len(frame), case["element"], reference) == frame
+    assert independent_delta.decode_delta(stored, len(frame), case["element"], reference) == frame
     written = DELTA.encode(frame, case["element"], reference)
     assert written is not None
     assert bytes(DELTA.decode(written, len(frame), case["element"], reference)) == frame

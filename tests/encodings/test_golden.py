@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from ckptfmt.encodings import encoding_named
+from ckptfmt.encodings.table import encoding_named
 
 SPECIAL = bytes.fromhex("0000803f0000c0ff0100c07f00000080010000000000807f") * 2
 """fp32: 1.0, a NaN, a NaN with a payload, -0.0, the smallest subnormal, infinity."""

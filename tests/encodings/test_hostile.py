@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptfmt.digest import FRAME_BYTES
-from ckptfmt.encodings import ENCODINGS, Encoding, encoding_named
+from ckptfmt.encodings.protocol import Encoding
+from ckptfmt.encodings.table import ENCODINGS, encoding_named
 from ckptfmt.errors import CkptfmtError, FormatError
 
 _GENERATOR = np.random.default_rng(5)

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptfmt.digest import FRAME_BYTES
-from ckptfmt.encodings import ENCODINGS, Encoding, encoding_named
+from ckptfmt.encodings.protocol import Encoding
+from ckptfmt.encodings.table import ENCODINGS, encoding_named
 from ckptfmt.encodings.words import from_ordered, kind_of, rotate, to_ordered, trailing_zeros, unrotate, word_type
 from ckptfmt.errors import FormatError
 from tests.encodings.special import ELEMENTS, frames

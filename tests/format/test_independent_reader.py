@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckptfmt.encodings import Effort, encoding_named
+from ckptfmt.encodings.protocol import Effort
+from ckptfmt.encodings.table import encoding_named
 from ckptfmt.format.check import check_document
 from ckptfmt.progress import SILENT
 from ckptfmt.store.store import init_store

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ckptfmt.digest import FRAME_BYTES, digest_of
-from ckptfmt.encodings import ENCODINGS, encoding_named
+from ckptfmt.encodings.table import ENCODINGS, encoding_named
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format import documents
 from ckptfmt.format.check import check_document

@@ -1,0 +1,139 @@
+"""Decodes `delta` frames by the specification alone (docs/format/encodings/delta.md): nothing of ckptfmt is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.independent_reader import decode_planes, decode_zstd, require, word_of
+
+
+def decode_delta(data: bytes, length: int, element: str | None, reference: bytes) -> bytes:
+    """encodings/delta.md, element by element where that is simplest."""
+    kind, width = word_of(element)
+    if element and element.startswith("F8_") and element != "F8_E8M0":
+        kind = "float"
+    count, spare = divmod(length, width)
+    require(len(reference) == length, "delta: wrong reference")
+    if data[0] == 0:
+        require(len(data) == 1, "delta: trailing bytes")
+        return reference
+    tail = data[1 : 1 + spare]
+    basis = np.frombuffer(reference, f"<u{width}", count)
+    if data[0] == 2:
+        words = np.frombuffer(decode_planes(data[1 + spare :], count * width, element), basis.dtype)
+        return (words ^ basis).tobytes() + tail
+    require(data[0] == 1, "delta: unknown form")
+    stream = Stream(data[1 + spare :], max(width, 2))
+    rest, bands, symbol_bits, dropped, pivot = np.frombuffer(stream.take(6), "<u2,u1,u1,u1,u1")[0].tolist()
+    group = delta_classes(basis, element)
+    difference = np.zeros(count, np.int64)
+    chosen = np.flatnonzero(group < rest)
+    if len(chosen):
+        planes = [stream.coded(len(chosen)) for _ in range(dropped)]
+        values = stream.symbols(len(chosen), symbol_bits)
+        widths = np.clip(pivot - group[chosen].astype(int), 0, 8)
+        tiles = [widths[begin : begin + (1 << 18)] for begin in range(0, len(widths), 1 << 18)]
+        values = (values << widths) + np.array([each for tile in stream.bits(tiles) for each in tile])
+        for plane in reversed(planes):
+            values = values << 8 | plane
+        difference[chosen] = values
+    for band in range(bands):
+        chosen = np.flatnonzero(group == rest + band)
+        chosen = chosen[stream.places()]
+        difference[chosen] = stream.symbols(len(chosen), 8)
+    if rest < 256:
+        chosen = stream.places()
+        difference[chosen] = stream.symbols(len(chosen), 8)
+    require(stream.position == len(stream.data), "delta: trailing bytes")
+    signed = basis.view(f"<i{width}").astype(np.int64)
+    low = (1 << (8 * width - 1)) - 1
+    if kind == "float":
+        signed = np.where(signed < 0, signed ^ low, signed)
+    total = (signed + difference).astype(f"<i{width}")
+    if kind == "float":
+        total = np.where(total < 0, total ^ total.dtype.type(low), total)
+    return total.tobytes() + tail
+
+
+def delta_classes(basis: Any, element: str | None) -> Any:
+    """encodings/delta.md, "Classes"."""
+    fields = {"BF16": (7, 8), "F16": (10, 5), "F32": (23, 8), "C64": (23, 8), "F64": (52, 11), "C128": (52, 11)}
+    fields |= {"F8_E4M3": (3, 4), "F8_E5M2": (2, 5), "F8_E4M3FNUZ": (3, 4), "F8_E5M2FNUZ": (2, 5)}
+    if element not in fields:
+        return np.zeros(len(basis), int)
+    low, bits = fields[element]
+    field = (basis.astype(np.uint64) >> np.uint64(low)).astype(int) & ((1 << bits) - 1)
+    return np.clip(field - 800, 0, 255) if bits == 11 else field
+
+
+class Stream:
+    """encodings/delta.md, "Streams"."""
+
+    def __init__(self, data: bytes, escape_width: int) -> None:
+        self.data, self.position, self.escape_width = data, 0, escape_width
+
+    def take(self, count: int) -> bytes:
+        require(self.position + count <= len(self.data), "delta: too short")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
+    def number(self) -> int:
+        return int.from_bytes(self.take(4), "little")
+
+    def coded(self, count: int) -> Any:
+        if not count:
+            return np.zeros(0, np.int64)
+        stored = self.take(self.number())
+        plane = stored if len(stored) == count else decode_zstd(stored, count, None)
+        return np.frombuffer(plane, np.uint8).astype(np.int64)
+
+    def symbols(self, count: int, bits: int) -> Any:
+        half = -(-count // 2)
+        if bits == 4:
+            pairs = self.coded(half)
+            symbols = np.concatenate([pairs & 15, pairs >> 4])[:count]
+        else:
+            symbols = self.coded(count)
+        escapes = self.number()
+        values = symbols - (1 << (bits - 1))
+        planes = np.array([self.coded(escapes) for _ in range(self.escape_width)]).T.astype(np.uint8)
+        values[symbols == 0] = np.ascontiguousarray(planes).reshape(-1).view(f"<i{self.escape_width}")
+        return values
+
+    def places(self) -> Any:
+        place, places = -1, []
+        for gap in self.coded(self.number()).tolist():
+            place += gap
+            if gap < 255:
+                place += 1
+                places.append(place)
+        return np.array(places, np.int64)
+
+    def bits(self, tiles: list[Any]) -> list[list[int]]:
+        """Sums of eights; their whole bytes, tile by tile; then, in the same way, the bits that are left over."""
+        lanes, columns = [], []
+        for tile in tiles:
+            eights = -(-len(tile) // 8)
+            widths = np.append(tile, np.zeros(-len(tile) % 8, int)).reshape(8, eights)[[0, 4, 2, 6, 1, 5, 3, 7]]
+            total = widths.sum(axis=0)
+            values = [0] * eights
+            for column in range(int((total // 8).max(initial=0))):
+                for eight in np.flatnonzero(total // 8 > column).tolist():
+                    values[eight] |= self.take(1)[0] << (8 * column)
+            lanes.append((widths, values))
+            columns.append(total % 8)
+        left = np.concatenate(columns) if columns else np.zeros(0, int)
+        extra = self.bits([left])[0] if len(left) > 1024 else list(self.take(len(left)))
+        result = []
+        for tile, (widths, values) in zip(tiles, lanes, strict=True):
+            numbers = [0] * widths.size
+            for eight, value in enumerate(values):
+                joined = value << int(widths[:, eight].sum() % 8) | extra.pop(0)
+                for lane in (7, 3, 5, 1, 6, 2, 4, 0):
+                    width = int(widths[[0, 4, 2, 6, 1, 5, 3, 7].index(lane), eight])
+                    numbers[lane * len(values) + eight] = joined & ((1 << width) - 1)
+                    joined >>= width
+            result.append(numbers[: len(tile)])
+        return result
