@@ -17,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test torture lint format bench clean
 
 help: ## List the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -41,6 +41,9 @@ demo: install ## Make a small model and the checkpoints people have, take them i
 test: export OMP_NUM_THREADS ?= 1
 test: install ## Run the tests; ARGS goes to pytest.
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+torture: install ## Run the release column of the fault tests and the whole equality tables; hours.
+	$(BIN)/python -m pytest -m torture --timeout 0 $(ARGS)
 
 lint: install ## Style, types, floors.
 	$(BIN)/ruff check $(PATHS)
