@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -12,13 +15,18 @@ import torch
 
 from ckptfmt.digest import Buffer
 from ckptfmt.format.root import RootLeaf, model_root
+from ckptfmt.merge.buffers import Block, Buffers
 from ckptfmt.merge.plan import MergePlan, Output, Step, row_bytes
 from ckptfmt.merge.protocol import BLOCK_ROWS, Spec
-from ckptfmt.merge.source import TensorSource, row_blocks
+from ckptfmt.merge.source import TensorSource
 from ckptfmt.progress import Progress
 
-_BLOCK_BYTES: Final = 4 << 20
-_WRITES_AHEAD: Final = 3
+_BLOCK_BYTES: Final = 1 << 20
+"""With what is computed of it in fp32, a block stays in the cache."""
+_READS_AHEAD: Final = 6
+_WRITES_AHEAD: Final = 4
+_MOST_LANES: Final = 4
+"""More threads compute faster than one writes, and each holds memory of its own."""
 
 TORCH: Final[dict[str, torch.dtype]] = {
     "BF16": torch.bfloat16,
@@ -74,27 +82,29 @@ def execute(plan: MergePlan, source: TensorSource, writer: ModelWriter, *, devic
         BaseMismatch: a tensor of the base is not what was recorded.
     """
     progress.begin("merge", plan.output_bytes())
-    leaves: list[RootLeaf] = []
+    hashes: list[tuple[Output, blake3.blake3]] = []
     groups = _Groups(plan, source, device)
-    with ThreadPoolExecutor(2, "read") as readers, _Writing(writer, progress) as writing:
+    buffers = Buffers(_BLOCK_BYTES)
+    lanes = min(torch.get_num_threads(), _MOST_LANES) if device == "cpu" else 1
+    with (
+        ThreadPoolExecutor(2, "decode") as decoders,
+        _Ahead(_read(plan, source, buffers, decoders)) as reading,
+        _lanes(lanes, device) as computing,
+        _Writing(writer, progress, buffers, behind=lanes + _WRITES_AHEAD) as writing,
+    ):
         for output in plan.outputs:
-            writing.begin(output.name)
+            content = writing.begin(output.name)
+            hashes.append((output, content))
             if output.group is not None:
-                tensor = groups.take(output)
-                writing.write(_bytes_of(tensor.to(TORCH[output.spec.dtype])), hashed=True)
-            elif _is_copy(output, plan.base):
-                for frame in source.frames(output.name, readers):
-                    writing.write(frame, hashed=False)
-                leaves.append(_leaf(output, source.digest(output.name)))
+                writing.write(_done(groups.take(output).to(TORCH[output.spec.dtype])))
                 continue
-            else:
-                for block in _changed_rows(output, plan.base[output.name], source, readers, device):
-                    writing.write(_bytes_of(block), hashed=True)
-            leaves.append(_leaf(output, writing.digest()))
+            copied = _is_copy(output, plan.base)
+            while (block := next(reading)) is not None:
+                writing.write(block if copied else computing.submit(_changed, block, output, plan.base, device))
         writing.finish()
     # Everything the base has was proven: what no output begins with is read for its proof alone.
     progress.end()
-    return Executed(model_root(leaves))
+    return Executed(model_root([_leaf(output, content.hexdigest()) for output, content in hashes]))
 
 
 def _leaf(output: Output, digest: str) -> RootLeaf:
@@ -105,23 +115,71 @@ def _is_copy(output: Output, base: Mapping[str, Spec]) -> bool:
     return not output.steps and output.source is not None and base[output.source].dtype == output.spec.dtype
 
 
-def _changed_rows(
-    output: Output, spec: Spec, source: TensorSource, readers: Executor, device: str
-) -> Iterator[torch.Tensor]:
-    """The rows of an output, a block at a time: each step casts to the dtype it holds and changes them."""
-    size = row_bytes(spec)
-    rows = max(BLOCK_ROWS, _BLOCK_BYTES // max(size, 1))
-    for begin, data in row_blocks(source.frames(output.name, readers), spec.shape, size, rows):
-        block = torch.frombuffer(data, dtype=TORCH[spec.dtype]) if data else torch.empty(0, dtype=TORCH[spec.dtype])
-        block = block.view(-1, *spec.shape[1:]) if spec.shape else block.view(())
-        yield _apply_rows(block.to(device), output.steps, begin).to(TORCH[output.spec.dtype])
+def _read(plan: MergePlan, source: TensorSource, buffers: Buffers, decoders: Executor) -> Iterator[Block | None]:
+    """The blocks of every output that is no member of a group, in order; None after the last of each, proven then."""
+    for output in plan.outputs:
+        if output.group is None:
+            rows = None if _is_copy(output, plan.base) else _rows(plan.base[output.name])
+            yield from source.blocks(output.name, rows, buffers, decoders)
+            yield None
 
 
-def _apply_rows(block: torch.Tensor, steps: tuple[Step, ...], begin: int) -> torch.Tensor:
-    for step in steps:
+def _rows(spec: Spec) -> int:
+    return max(BLOCK_ROWS, _BLOCK_BYTES // max(row_bytes(spec), 1))
+
+
+def _changed(block: Block, output: Output, base: Mapping[str, Spec], device: str) -> _Result:
+    """The rows of a block after every step, as bytes: each step casts to the dtype it holds and changes them."""
+    spec = base[output.name]
+    rows = torch.from_numpy(block.data).view(TORCH[spec.dtype])
+    if spec.shape:
+        height = len(block.data) // max(row_bytes(spec), 1) if rows.numel() else spec.shape[0]
+        rows = rows.view(height, *spec.shape[1:])
+    else:
+        rows = rows.view(())
+    rows = rows.to(device)
+    for step in output.steps:
         if step.row is not None:
-            block = step.row.rows(block.to(TORCH[step.held]), begin)
-    return block
+            rows = step.row.rows(rows.to(TORCH[step.held]), block.begin)
+    return _Result(_bytes_of(rows.to(TORCH[output.spec.dtype])), block)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """Bytes to write, and the block that they were made of."""
+
+    data: Buffer
+    block: Block | None
+
+
+def _done(tensor: torch.Tensor) -> Future[_Result]:
+    future: Future[_Result] = Future()
+    future.set_result(_Result(_bytes_of(tensor), None))
+    return future
+
+
+@contextmanager
+def _lanes(count: int, device: str) -> Iterator[Executor]:
+    """Threads that compute, each with one of torch's threads: threads that wait for each other waste a busy machine."""
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(count, "compute") as pool:
+        started = threading.Barrier(count + 1)
+        try:
+            if device == "cpu":
+                for _ in range(count):
+                    pool.submit(_compute_alone, started)
+                started.wait()
+                torch.set_num_threads(before)  # For threads that are started later: it is kept for each.
+            yield pool
+        finally:
+            started.abort()
+            pool.shutdown(cancel_futures=True)
+
+
+def _compute_alone(started: threading.Barrier) -> None:
+    torch.get_num_threads()  # Until a thread has asked, what it is given is overwritten.
+    torch.set_num_threads(1)
+    started.wait()
 
 
 class _Groups:
@@ -169,43 +227,64 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     return plain.reshape(-1).view(torch.uint8).numpy().data
 
 
-class _Writing:
-    """Writes and hashes in a thread of its own, a few blocks behind."""
+class _Ahead:
+    """What an iterator gives, made in a thread of its own a few items ahead."""
 
-    def __init__(self, writer: ModelWriter, progress: Progress) -> None:
-        self._writer = writer
-        self._progress = progress
-        self._pool = ThreadPoolExecutor(1, "write")
-        self._waiting: list[Future[None]] = []
-        self._content = blake3.blake3()
+    def __init__(self, items: Iterator[Block | None]) -> None:
+        self._items = items
+        self._ahead: deque[Future[Block | None]] = deque()
 
-    def __enter__(self) -> _Writing:
+    def __enter__(self) -> _Ahead:
+        self._pool = ThreadPoolExecutor(1, "read")
+        for _ in range(_READS_AHEAD):
+            self._submit()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        for future in self._waiting:
-            future.cancel()
-        self._pool.shutdown(wait=True)
+        self._pool.shutdown(cancel_futures=True)
 
-    def begin(self, name: str) -> None:
-        """The next bytes are those of tensor `name`."""
-        self._submit(self._writer.begin, name)
+    def __next__(self) -> Block | None:
+        self._submit()
+        return self._ahead.popleft().result()
+
+    def _submit(self) -> None:
+        self._ahead.append(self._pool.submit(next, self._items, None))
+
+
+class _Writing:
+    """Writes and hashes in a thread of its own, a few blocks behind."""
+
+    def __init__(self, writer: ModelWriter, progress: Progress, buffers: Buffers, *, behind: int) -> None:
+        self._writer = writer
+        self._progress = progress
+        self._buffers = buffers
+        self._behind = behind
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _Writing:
+        self._pool = ThreadPoolExecutor(1, "write")
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, name: str) -> blake3.blake3:
+        """The next bytes are those of tensor `name`; what is given holds their digest after `finish`."""
         self._content = blake3.blake3()
+        self._submit(self._writer.begin, name)
+        return self._content
 
-    def write(self, data: Buffer, *, hashed: bool) -> None:
-        """Append bytes; `hashed` counts them for `digest`."""
-        self._submit(self._write, data, self._content if hashed else None)
+    def write(self, item: Block | Future[_Result]) -> None:
+        """Append the bytes of a block, or what is computed of one."""
+        self._submit(self._write, item, self._content)
 
-    def _write(self, data: Buffer, content: blake3.blake3 | None) -> None:
-        if content is not None:
-            content.update(data)
-        self._writer.write(data)
-        self._progress.advance(len(data))
-
-    def digest(self) -> str:
-        """Digest of the hashed bytes since `begin`."""
-        self._drain(0)
-        return self._content.hexdigest()
+    def _write(self, item: Block | Future[_Result], content: blake3.blake3) -> None:
+        result = _Result(item.view, item) if isinstance(item, Block) else item.result()
+        content.update(result.data)
+        self._writer.write(result.data)
+        self._progress.advance(len(result.data))
+        if result.block is not None:
+            self._buffers.give(result.block)
 
     def finish(self) -> None:
         """Wait for all that was submitted, and let the writer finish."""
@@ -214,8 +293,8 @@ class _Writing:
 
     def _submit(self, function: Callable[..., None], *arguments: object) -> None:
         self._waiting.append(self._pool.submit(function, *arguments))
-        self._drain(_WRITES_AHEAD)
+        self._drain(self._behind)
 
     def _drain(self, limit: int) -> None:
         while len(self._waiting) > limit:
-            self._waiting.pop(0).result()
+            self._waiting.popleft().result()

@@ -23,10 +23,10 @@ from ckptfmt.merge.pickled import WithSkeletons
 from ckptfmt.merge.plan import DTYPES, MergePlan, plan_merge
 from ckptfmt.merge.protocol import Setting
 from ckptfmt.merge.recipe import OUTPUT, Recipe, resolve_recipe
-from ckptfmt.merge.source import TensorSource
+from ckptfmt.merge.source import Outside, TensorSource
 from ckptfmt.progress import Progress
 from ckptfmt.storage.appearing import appearing
-from ckptfmt.store.bases import outside_files
+from ckptfmt.store.bases import missing_from, needed_objects, outside_files
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.restoring import file_bytes
@@ -92,8 +92,10 @@ def prepare(store: Store, request: Request) -> Prepared:
     digest, _ = store.resolve(request.name)
     recipe = resolve_recipe(digest, store.manifest, name=request.name, how=request.how, chosen=request.adapters)
     base = store.record(recipe.base.record)
-    objects = store.objects(WithSkeletons(outside_files(store, recipe.base), base))
-    source = TensorSource(f"base {recipe.base.name!r}", base, objects)
+    files = outside_files(store, recipe.base)
+    objects = store.objects(WithSkeletons(files, base))
+    outside = Outside(files, frozenset(missing_from(store, needed_objects(base))))
+    source = TensorSource(f"base {recipe.base.name!r}", base, objects, outside=outside)
     config = read_config(base, objects)
     specs = source.specs()
     out = DTYPES[request.dtype] if request.dtype else None
