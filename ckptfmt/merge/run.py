@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -90,7 +90,8 @@ def prepare(store: Store, request: Request) -> Prepared:
     if request.device == "cuda" and not torch.cuda.is_available():
         raise InvalidInput("--device cuda: this machine has none that torch can use", hint="leave --device out")
     digest, _ = store.resolve(request.name)
-    recipe = resolve_recipe(digest, store.manifest, name=request.name, how=request.how, chosen=request.adapters)
+    found = resolve_recipe(digest, store.manifest, name=request.name, how=request.how, chosen=request.adapters)
+    recipe = _known_by_that_name(store, found)
     base = store.record(recipe.base.record)
     files = outside_files(store, recipe.base)
     objects = store.objects(WithSkeletons(files, base))
@@ -109,6 +110,13 @@ def prepare(store: Store, request: Request) -> Prepared:
     changed = merged_config(config, plan, out) if config else {}
     form = choose_form(base, objects, changed, plan, request.format, where=f"base {recipe.base.name!r}")
     return Prepared(request, recipe, plan, source, objects, base, store.manifest(digest), config, form)
+
+
+def _known_by_that_name(store: Store, recipe: Recipe) -> Recipe:
+    """The recipe without `trained_on` where that is only another name of its base: its repository, or where it lies."""
+    names = {store.record(recipe.base.record).repo, *places_of(store, recipe.base.record)}
+    stated = recipe.trained_on
+    return replace(recipe, trained_on=None) if stated in names or os.path.realpath(stated or "") in names else recipe
 
 
 def merge(prepared: Prepared, target: str, *, progress: Progress) -> Merged:

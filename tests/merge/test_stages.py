@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,18 @@ def test_an_ancestor_on_another_base_is_named(store: Any, chain: Path, tmp_path:
     with pytest.raises(BaseMismatch, match="'other'") as error:
         store.merge("two", tmp_path / "out")
     assert error.value.exit_code == 3
+
+
+def test_what_it_was_trained_on_is_told_only_where_that_is_another_model(
+    store: Any, chain: Path, tmp_path: Path
+) -> None:
+    """Adapters often name a 4-bit base and are merged onto its 16-bit sibling: both stand in the record."""
+    store.add_base("llama", chain / "base")
+    store.import_checkpoint(chain / "stage_1", "one", base="llama")
+    assert store.merge("one", tmp_path / "one").trained_on is None  # Its hint is the very directory of the base.
+    shutil.copytree(chain / "stage_1", tmp_path / "adapter")
+    path = tmp_path / "adapter/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "unsloth/llama-bnb-4bit"}))
+    store.import_checkpoint(tmp_path / "adapter", "two", base="llama")
+    assert store.merge("two", tmp_path / "two").trained_on == "unsloth/llama-bnb-4bit"
+    assert "unsloth/llama-bnb-4bit" in (tmp_path / "two/README.md").read_text()
