@@ -26,7 +26,7 @@ from ckptfmt.merge.recipe import OUTPUT, Recipe, resolve_recipe
 from ckptfmt.merge.source import Outside, TensorSource
 from ckptfmt.progress import Progress
 from ckptfmt.storage.appearing import appearing
-from ckptfmt.store.bases import missing_from, needed_objects, outside_files
+from ckptfmt.store.bases import missing_from, needed_objects, outside_files, places_of
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.restoring import file_bytes

@@ -153,11 +153,11 @@ def test_bombs_stay_within_bounded_memory(declared: int) -> None:
     script = """
 import resource, struct, sys
 import zstandard
-import ckptfmt.encodings as encodings
+from ckptfmt.encodings import table
 from ckptfmt.errors import FormatError
 
 declared = int(sys.argv[1])
-zstd, planes = encodings.encoding_named("zstd"), encodings.encoding_named("planes")
+zstd, planes = table.encoding_named("zstd"), table.encoding_named("planes")
 compressor = zstandard.ZstdCompressor(level=1).compressobj(size=1 << 31)
 bomb = b"".join(compressor.compress(bytes(1 << 24)) for _ in range(128)) + compressor.flush()
 window = b"\\x28\\xb5\\x2f\\xfd" + bytes([0x80, 0xA8]) + struct.pack("<I", declared) + b"\\x01\\x00\\x00"
