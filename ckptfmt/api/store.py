@@ -1,4 +1,7 @@
-"""`Store`: the Python face of a store, with one method a verb. Both front ends call these and nothing below."""
+"""`Store`: the Python face of a store, with one method a verb. Both front ends call these and nothing below.
+
+Each verb loads what it needs when it is called: what only looks starts in a tenth of a second.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from ckptfmt.api import bases, checking, importing, listing, naming
 from ckptfmt.api.results import (
     BaseKept,
     BaseReport,
@@ -33,16 +35,14 @@ from ckptfmt.format.manifest import How
 from ckptfmt.format.refs import BASES
 from ckptfmt.merge.materialize import DIRECTORY, sweep
 from ckptfmt.progress import SILENT, Progress
-from ckptfmt.store.bases import outside_files
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store as Engine
 from ckptfmt.store.store import init_store, open_store
-from ckptfmt.transfer.bases import Keep
-from ckptfmt.transfer.planning import Plan, plan_import
-from ckptfmt.transfer.restoring import restore
 
 if TYPE_CHECKING:
     from ckptfmt.convert.checkpoint import Checkpoint
+    from ckptfmt.transfer.bases import Keep
+    from ckptfmt.transfer.planning import Plan
 
 DEFAULT_NAME: Final = ".ckptfmt"
 VARIABLE: Final = "CKPTFMT_STORE"
@@ -125,6 +125,8 @@ class Store:
         Raises:
             InvalidInput: many checkpoints and no `{name}`, or two would have one name.
         """
+        from ckptfmt.api import importing
+
         return importing.describe_plan(_plan(path, name, parent, stage), parent, stage)
 
     def import_path(
@@ -165,6 +167,8 @@ class Store:
         Raises:
             CkptfmtError: the only checkpoint failed; of several, failures are in the report.
         """
+        from ckptfmt.api import importing
+
         self._sweep()
         plan = _plan(path, name, parent, stage)
         if planned is not None:
@@ -228,18 +232,26 @@ class Store:
             pattern: a shell pattern, or what names begin with up to a '/'; None for all.
             damaged: told the name of each ref that cannot be read, and why; None: the first of them is raised.
         """
+        from ckptfmt.api import listing
+
         return listing.list_refs(self._engine, pattern, damaged)
 
     def show(self, name: str) -> Shown:
         """One checkpoint in full."""
+        from ckptfmt.api import listing
+
         return listing.show(self._engine, name)
 
     def log(self, name: str) -> Log:
         """A checkpoint's lineage, and the generations of its ref, dropped ones too."""
+        from ckptfmt.api import listing
+
         return listing.log(self._engine, name)
 
     def stats(self, *, damaged: Damaged | None = None) -> Stats:
         """The store as a whole; `damaged` as in `list_refs`."""
+        from ckptfmt.api import listing
+
         return listing.stats(self._engine, damaged)
 
     def complete(self, prefix: str) -> list[str]:
@@ -254,6 +266,9 @@ class Store:
             IntegrityError: something came out other than it went in; nothing appears.
             BaseMismatch: the base that it needs is gone or changed.
         """
+        from ckptfmt.store.bases import outside_files
+        from ckptfmt.transfer.restoring import restore
+
         digest, generation = self._engine.resolve(name)
         manifest = self._engine.manifest(digest)
         outside = outside_files(self._engine, manifest.base) if manifest.base else None
@@ -272,6 +287,8 @@ class Store:
         self, names: tuple[str, ...] = (), *, subset: tuple[int, int] | None = None, progress: Progress = SILENT
     ) -> VerifyReport:
         """Decode every object of some checkpoints, or of all, and compare digests."""
+        from ckptfmt.api import checking
+
         return checking.verify(self._engine, names, subset, progress)
 
     def add_base(
@@ -284,10 +301,14 @@ class Store:
         progress: Progress = SILENT,
     ) -> BaseReport:
         """Record a base model from a directory or the local Hub cache; with `keep="copy"` take its bytes in too."""
+        from ckptfmt.api import bases
+
         return bases.add(self._engine, name, os.fspath(source), revision=revision, keep=keep, progress=progress)
 
     def list_bases(self) -> list[BaseReport]:
         """Every base, by name."""
+        from ckptfmt.api import bases
+
         return bases.listed(self._engine)
 
     def verify_base(
@@ -299,38 +320,56 @@ class Store:
         progress: Progress = SILENT,
     ) -> BaseVerified:
         """Compare a base's files with its record; `full` reads them even where nothing speaks for a change."""
+        from ckptfmt.api import bases
+
         return bases.verify(self._engine, name, None if path is None else os.fspath(path), full=full, progress=progress)
 
     def keep_base(self, name: str, *, progress: Progress = SILENT) -> BaseKept:
         """Copy a referenced base in."""
+        from ckptfmt.api import bases
+
         return bases.keep(self._engine, name, progress)
 
     def drop_base(self, name: str) -> RefChanged:
         """Drop a base's name; refused while a checkpoint is bound to it."""
+        from ckptfmt.api import bases
+
         return bases.drop(self._engine, name)
 
     def bind(self, ref: str, base: str) -> Bound:
         """State the base of an adapter."""
+        from ckptfmt.api import naming
+
         return naming.bind_ref(self._engine, ref, base)
 
     def drop(self, ref: str) -> RefChanged:
         """Drop a ref; `rollback` brings it back."""
+        from ckptfmt.api import naming
+
         return naming.drop(self._engine, ref)
 
     def rename(self, old: str, new: str) -> RefChanged:
         """Give a ref another name."""
+        from ckptfmt.api import naming
+
         return naming.rename(self._engine, old, new)
 
     def tag(self, ref: str, labels: tuple[str, ...], *, remove: bool = False) -> RefChanged:
         """Add labels to a ref, or take them away."""
+        from ckptfmt.api import naming
+
         return naming.tag(self._engine, ref, labels, remove=remove)
 
     def pin(self, ref: str, *, off: bool = False) -> RefChanged:
         """Protect a ref, or stop protecting it."""
+        from ckptfmt.api import naming
+
         return naming.pin(self._engine, ref, off=off)
 
     def rollback(self, name: str) -> RefChanged:
         """Return a ref to an earlier generation, named as `ref@3`."""
+        from ckptfmt.api import naming
+
         return naming.rollback(self._engine, name)
 
     def merge(
@@ -362,7 +401,7 @@ class Store:
             IntegrityError: no binding, or a gap in the chain of stages.
             BaseMismatch: the base is not the recorded one; nothing appears.
         """
-        from ckptfmt.api import merging  # noqa: PLC0415 - it loads torch
+        from ckptfmt.api import merging
 
         self._sweep()
         return merging.merge_ref(
@@ -411,7 +450,7 @@ class Store:
             IntegrityError: it is bound to no base, and needs one (`no-binding`).
             BaseMismatch: the base is not the recorded one; nothing appears.
         """
-        from ckptfmt.api import converting  # noqa: PLC0415 - it loads torch
+        from ckptfmt.api import converting
 
         return converting.export_ref(
             self._engine,
@@ -430,7 +469,7 @@ class Store:
         Raises:
             NotFound, InvalidInput: there is no such checkpoint.
         """
-        from ckptfmt.convert.checkpoint import stored_checkpoint  # noqa: PLC0415 - it loads numpy
+        from ckptfmt.convert.checkpoint import stored_checkpoint
 
         return stored_checkpoint(self._engine, name)
 
@@ -449,7 +488,7 @@ class Store:
 
         It is gone afterwards: at the end of the last block that uses it, or, after a kill, with the next command.
         """
-        from ckptfmt.api import merging  # noqa: PLC0415 - it loads torch
+        from ckptfmt.api import merging
 
         with merging.materialize(
             self._engine, name, dtype=dtype, device=device, how=how, adapters=adapters, progress=progress
@@ -458,6 +497,8 @@ class Store:
 
 
 def _plan(path: str | os.PathLike[str], name: str, parent: str | None, stage: int | None) -> Plan:
+    from ckptfmt.transfer.planning import plan_import
+
     found = plan_import(os.fspath(path), name)
     if len(found.checkpoints) > 1 and (parent is not None or stage is not None):
         raise InvalidInput(
