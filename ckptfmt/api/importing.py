@@ -23,7 +23,7 @@ from ckptfmt.store.bases import Base, find_base
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import base_place, check_base
 from ckptfmt.transfer.importing import Imported, Options, import_walked
-from ckptfmt.transfer.planning import Plan, Planned
+from ckptfmt.transfer.planning import Plan, Planned, plan_import
 
 EFFORTS: Final[tuple[str, ...]] = get_args(Effort)
 HOWS: Final[tuple[str, ...]] = get_args(How)
@@ -171,3 +171,18 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         new_bytes=imported.new_bytes,
         encodings=encodings_of(store, objects_of(manifest)),
     )
+
+
+def plan(path: str, name: str, parent: str | None, stage: int | None) -> Plan:
+    """Find and name the checkpoints at or below `path`.
+
+    Raises:
+        InvalidInput: there are many, and a parent or stage is given that can be that of one only.
+    """
+    found = plan_import(path, name)
+    if len(found.checkpoints) > 1 and (parent is not None or stage is not None):
+        raise InvalidInput(
+            f"{found.path} holds {len(found.checkpoints)} checkpoints: --parent and --stage go with one",
+            hint="import them one at a time, or let stages be linked by the numbers in their names",
+        )
+    return found

@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
+from ckptfmt.api.finding import DEFAULT_NAME, find_store
 from ckptfmt.api.results import (
     BaseKept,
     BaseReport,
@@ -30,7 +31,6 @@ from ckptfmt.api.results import (
     VerifyReport,
 )
 from ckptfmt.encodings.protocol import Effort
-from ckptfmt.errors import InvalidInput, NotFound
 from ckptfmt.format.manifest import How
 from ckptfmt.format.refs import BASES
 from ckptfmt.merge.materialize import DIRECTORY, sweep
@@ -42,33 +42,6 @@ from ckptfmt.store.store import init_store, open_store
 if TYPE_CHECKING:
     from ckptfmt.convert.checkpoint import Checkpoint
     from ckptfmt.transfer.bases import Keep
-    from ckptfmt.transfer.planning import Plan
-
-DEFAULT_NAME: Final = ".ckptfmt"
-VARIABLE: Final = "CKPTFMT_STORE"
-
-
-def find_store(stated: str | None = None, start: str | None = None) -> str:
-    """The store to use: `stated`, else `CKPTFMT_STORE`, else the nearest `.ckptfmt` at or above `start`.
-
-    Raises:
-        NotFound: none of these (`no-store`).
-    """
-    if stated or os.environ.get(VARIABLE):
-        return stated or os.environ[VARIABLE]
-    directory = os.path.abspath(start or os.getcwd())
-    while True:
-        candidate = os.path.join(directory, DEFAULT_NAME)
-        if os.path.isdir(candidate):
-            return candidate
-        parent = os.path.dirname(directory)
-        if parent == directory:
-            raise NotFound(
-                "no store: neither --store nor CKPTFMT_STORE is given, and there is no .ckptfmt here or above",
-                code="no-store",
-                hint="ckptfmt init",
-            )
-        directory = parent
 
 
 class Store:
@@ -127,7 +100,7 @@ class Store:
         """
         from ckptfmt.api import importing
 
-        return importing.describe_plan(_plan(path, name, parent, stage), parent, stage)
+        return importing.describe_plan(importing.plan(os.fspath(path), name, parent, stage), parent, stage)
 
     def import_path(
         self,
@@ -170,7 +143,7 @@ class Store:
         from ckptfmt.api import importing
 
         self._sweep()
-        plan = _plan(path, name, parent, stage)
+        plan = importing.plan(os.fspath(path), name, parent, stage)
         if planned is not None:
             planned(importing.describe_plan(plan, parent, stage))
         options = importing.make_options(
@@ -266,22 +239,9 @@ class Store:
             IntegrityError: something came out other than it went in; nothing appears.
             BaseMismatch: the base that it needs is gone or changed.
         """
-        from ckptfmt.store.bases import outside_files
-        from ckptfmt.transfer.restoring import restore
+        from ckptfmt.api import restoring
 
-        digest, generation = self._engine.resolve(name)
-        manifest = self._engine.manifest(digest)
-        outside = outside_files(self._engine, manifest.base) if manifest.base else None
-        done = restore(
-            manifest,
-            self._engine.objects(outside),
-            os.fspath(target),
-            attributes=generation.attributes if generation else (),
-            progress=progress,
-        )
-        return RestoreReport(
-            files=done.files, bytes=done.bytes, verified=True, path=os.path.abspath(target), manifest=digest
-        )
+        return restoring.restore_ref(self._engine, name, os.fspath(target), progress)
 
     def verify(
         self, names: tuple[str, ...] = (), *, subset: tuple[int, int] | None = None, progress: Progress = SILENT
@@ -494,15 +454,3 @@ class Store:
             self._engine, name, dtype=dtype, device=device, how=how, adapters=adapters, progress=progress
         ) as path:
             yield path
-
-
-def _plan(path: str | os.PathLike[str], name: str, parent: str | None, stage: int | None) -> Plan:
-    from ckptfmt.transfer.planning import plan_import
-
-    found = plan_import(os.fspath(path), name)
-    if len(found.checkpoints) > 1 and (parent is not None or stage is not None):
-        raise InvalidInput(
-            f"{found.path} holds {len(found.checkpoints)} checkpoints: --parent and --stage go with one",
-            hint="import them one at a time, or let stages be linked by the numbers in their names",
-        )
-    return found
