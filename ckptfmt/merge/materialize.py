@@ -2,7 +2,8 @@
 
 A model lies in `materialized/<key>/model`, the key being a digest of all that decides its bits. Whoever uses it holds
 a lease, a file in `materialized/<key>/leases/` that is touched every minute. The last one to go removes the model; who
-was killed leaves a lease that grows old, and the next command sweeps it.
+was killed leaves a lease that grows old, and the next command sweeps it. `maker` is a link to the lease of the one who
+makes the model: the others wait for it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ckptfmt.storage.machine import host_name
 DIRECTORY: Final = "materialized"
 _TOUCH_SECONDS: Final = 60
 _OLD_SECONDS: Final = 300
+_WAIT_SECONDS: Final = 0.1
 _SWEPT: Final = ".swept-"
 
 
@@ -43,27 +45,60 @@ def materialized(top: str, key: str, make: Callable[[str], object]) -> Iterator[
     """
     model = f"{top}/{key}/model"
     try:
-        with _lease(f"{top}/{key}/leases"):
-            if not os.path.isdir(model):
-                try:
-                    make(model)
-                except Conflict:
-                    if not os.path.isdir(model):
-                        raise  # Else somebody made the same meanwhile: one result.
+        with _lease(f"{top}/{key}/leases") as lease:
+            _make_once(f"{top}/{key}", lease, make)
             yield model
     finally:
         sweep(top)
 
 
+def _make_once(place: str, lease: str, make: Callable[[str], object]) -> None:
+    """Make the model, unless somebody with a living lease is about to: then wait. Two makers only waste time."""
+    model, maker = f"{place}/model", f"{place}/maker"
+    while not os.path.isdir(model):
+        if not _claim(maker, lease):
+            if _makes(place, maker):
+                time.sleep(_WAIT_SECONDS)
+            else:
+                _remove(maker)
+            continue
+        try:
+            if not os.path.isdir(model):
+                make(model)
+        except Conflict:
+            if not os.path.isdir(model):
+                raise  # Else somebody made the same meanwhile: one result.
+        finally:
+            _remove(maker)
+
+
+def _claim(maker: str, lease: str) -> bool:
+    """Say that the holder of `lease` makes the model; False where somebody has said so."""
+    with durable.storage_errors(maker):
+        try:
+            durable.symlink(os.path.basename(lease), maker)
+        except FileExistsError:
+            return False
+    return True
+
+
+def _makes(place: str, maker: str) -> bool:
+    """Tell whether the one who said that it makes the model lives; gone is as good, the model is looked for again."""
+    try:
+        return _lives(f"{place}/leases/{os.readlink(maker)}")
+    except FileNotFoundError:
+        return True
+
+
 @contextmanager
-def _lease(leases: str) -> Iterator[None]:
+def _lease(leases: str) -> Iterator[str]:
     path = f"{leases}/{host_name()}-{durable.unique_name()}"
     _take(leases, path)
     done = threading.Event()
     toucher = threading.Thread(target=_touch, args=(path, done), name="lease", daemon=True)
     toucher.start()
     try:
-        yield
+        yield path
     finally:
         done.set()
         toucher.join()
@@ -72,14 +107,15 @@ def _lease(leases: str) -> Iterator[None]:
 
 def _take(leases: str, path: str) -> None:
     """Create a lease that stays: a sweep that had looked before moves the whole directory away."""
-    while True:
-        durable.make_directories(leases)
-        try:
-            os.close(durable.create(path))
-        except FileNotFoundError:
-            continue
-        if os.path.exists(path):
-            return
+    with durable.storage_errors(leases):
+        while True:
+            durable.make_directories(leases)
+            try:
+                os.close(durable.create(path))
+            except FileNotFoundError:
+                continue
+            if os.path.exists(path):
+                return
 
 
 def _touch(path: str, done: threading.Event) -> None:
