@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import copying, listing, memory, starting
+from benchmarks import copying, listing, memory, merging, starting
 from benchmarks.measuring import Figure, Workplace, note
 from benchmarks.report import machine, table, write_results
 
@@ -19,6 +19,7 @@ TOPICS: Final[dict[str, Callable[[Workplace], list[Figure]]]] = {
     "listing": listing.measure,
     "copying": copying.measure,
     "memory": memory.measure,
+    "merging": merging.measure,
 }
 _QUICK_BYTES: Final = 250_000_000
 
