@@ -40,6 +40,7 @@ def main() -> None:
     with Store.init(place / f"store-{number}") as store:
         store.import_path(place / "warm", name="warm", damaged_as_opaque=True)
         store.restore("warm", place / f"warm-back-{number}")
+        store.show("warm")  # Each verb loads what it needs when it is first called.
         modules = set(sys.modules)
         sys.addaudithook(hook)
         watching.append(True)
