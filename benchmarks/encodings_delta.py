@@ -28,6 +28,7 @@ import torch
 import zstandard
 
 from ckptfmt.digest import FRAME_BYTES
+from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.delta import DELTA
 from ckptfmt.encodings.table import encoding_named
 
@@ -126,9 +127,11 @@ def contenders(case: Case) -> dict[str, Contender]:
 
     found = {
         "delta": Contender(
-            lambda frame, reference: or_raw(DELTA.encode(frame, element, reference), frame),
+            lambda frame, reference: or_raw(DELTA.encode(frame, element, Basis(reference)), frame),
             lambda stored, reference: (
-                stored if len(stored) == len(reference) else DELTA.decode(stored, len(reference), element, reference)
+                stored
+                if len(stored) == len(reference)
+                else DELTA.decode(stored, len(reference), element, Basis(reference))
             ),
         ),
         "XOR + zstd-3": Contender(

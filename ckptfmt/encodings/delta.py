@@ -18,6 +18,7 @@ import numpy as np
 
 from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.digest import FRAME_BYTES, Buffer
+from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.bits import BitReader, BitWriter
 from ckptfmt.encodings.groups import (
     CLASSES,
@@ -29,6 +30,7 @@ from ckptfmt.encodings.groups import (
     widths_of,
 )
 from ckptfmt.encodings.planes import PLANES
+from ckptfmt.encodings.references import Reference, parse_reference
 from ckptfmt.encodings.streams import (
     Reader,
     read_coded,
@@ -97,17 +99,22 @@ class Delta:
 
     name = "delta"
 
-    def encode(self, frame: Buffer, element: str | None, reference: Buffer) -> Buffer | None:
-        """Encode `frame` against `reference`, in the smallest of three forms; None where none is smaller than it.
+    def parse(self, name: str) -> Reference:
+        """See `Relative.parse`."""
+        return parse_reference(name)
+
+    def encode(self, frame: Buffer, element: str | None, basis: Basis) -> Buffer | None:
+        """Encode `frame` against the words of `basis`, in the smallest of three forms; None where none is smaller.
 
         Args:
             frame: decoded bytes, at most 4 MiB.
             element: dtype name of what both hold, or None where it is not numbers.
-            reference: as many bytes, of the elements that stand in the same places.
+            basis: as many bytes, of the elements that stand in the same places.
 
         Raises:
             FormatError: frame and reference differ in length.
         """
+        reference = basis.words
         _check_lengths(len(frame), len(reference))
         if (element is not None and element not in BITS) or len(frame) < 2:
             return None
@@ -121,18 +128,19 @@ class Delta:
         stored: Buffer | None = None
         if count:
             words = np.frombuffer(frame, arithmetic.words, count)
-            basis = np.frombuffer(reference, arithmetic.words, count)
-            stored = b"".join((bytes((GROUPED_FORM,)), tail, *_write_grouped(words, basis, element, arithmetic)))
+            below = np.frombuffer(reference, arithmetic.words, count)
+            stored = b"".join((bytes((GROUPED_FORM,)), tail, *_write_grouped(words, below, element, arithmetic)))
             if len(stored) > _XOR_TRIED_FROM * len(frame):
-                stored = _smaller(stored, words, basis, tail, element)
+                stored = _smaller(stored, words, below, tail, element)
         return stored if stored is not None and len(stored) < len(frame) else None
 
-    def decode(self, stored: Buffer, length: int, element: str | None, reference: Buffer) -> Buffer:
+    def decode(self, stored: Buffer, length: int, element: str | None, basis: Basis) -> Buffer:
         """Give back the `length` bytes of a frame. Memory: at most about thirty times `length`.
 
         Raises:
-            FormatError: `stored` is no such frame, decodes to more or fewer bytes, or `reference` is not as long.
+            FormatError: `stored` is no such frame, decodes to more or fewer bytes, or `basis` is not as long.
         """
+        reference = basis.words
         _check_lengths(length, len(reference))
         if not 1 < length <= FRAME_BYTES or not len(stored):
             raise FormatError(f"no delta frame of {length} bytes: {len(stored)} are stored")
@@ -144,15 +152,15 @@ class Delta:
         if form == SAME_FORM:
             reader.finish()
             return bytes(reference)
-        basis = np.frombuffer(reference, arithmetic.words, count)
+        under = np.frombuffer(reference, arithmetic.words, count)
         tail = reader.take(spare)
         if form == GROUPED_FORM and count:
-            words = _read_grouped(reader, basis, element, arithmetic)
+            words = _read_grouped(reader, under, element, arithmetic)
             reader.finish()
         elif form == XOR_FORM and count:
             body = memoryview(stored)[1 + spare :]
             planes = PLANES.decode(body, count * arithmetic.words.itemsize, element)
-            words = np.frombuffer(planes, arithmetic.words) ^ basis
+            words = np.frombuffer(planes, arithmetic.words) ^ under
         else:
             raise FormatError(f"a delta frame has the unknown form {form}")
         decoded = words.view(np.uint8).data

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptfmt.digest import FRAME_BYTES
+from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.bits import FEW, BitReader, BitWriter
 from ckptfmt.encodings.delta import DELTA, GROUPED_FORM, SAME_FORM, XOR_FORM
 from ckptfmt.encodings.streams import Reader, read_coded, read_gaps, write_coded, write_gaps
@@ -40,11 +41,11 @@ def updated(words: np.ndarray, rms: float, seed: int = 1) -> np.ndarray:
 
 
 def there_and_back(frame: bytes, element: str | None, reference: bytes) -> bytes | None:
-    stored = DELTA.encode(frame, element, reference)
+    stored = DELTA.encode(frame, element, Basis(reference))
     if stored is None:
         return None
     assert len(stored) < len(frame)
-    assert bytes(DELTA.decode(bytes(stored), len(frame), element, reference)) == frame
+    assert bytes(DELTA.decode(bytes(stored), len(frame), element, Basis(reference))) == frame
     return bytes(stored)
 
 
@@ -154,9 +155,9 @@ def test_an_export_to_fp32_takes_what_the_bf16_weights_take() -> None:
 def test_any_buffer_will_do(kind: type) -> None:
     reference = weights(5000)
     frame = updated(reference, 1e-4).tobytes()
-    stored = DELTA.encode(kind(frame), "BF16", kind(reference.tobytes()))
+    stored = DELTA.encode(kind(frame), "BF16", Basis(kind(reference.tobytes())))
     assert stored is not None
-    assert bytes(DELTA.decode(kind(bytes(stored)), len(frame), "BF16", kind(reference.tobytes()))) == frame
+    assert bytes(DELTA.decode(kind(bytes(stored)), len(frame), "BF16", Basis(kind(reference.tobytes())))) == frame
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, FEW * 8, FEW * 8 + 1, 100_003])
@@ -199,8 +200,8 @@ def _digest() -> str:
     total = hashlib.sha256()
     for rms in (3e-6, 1e-4, 1e-3):
         frame = updated(reference, rms).tobytes()
-        stored = bytes(DELTA.encode(frame, "BF16", reference.tobytes()) or b"")
-        decoded = bytes(DELTA.decode(stored, len(frame), "BF16", reference.tobytes()))
+        stored = bytes(DELTA.encode(frame, "BF16", Basis(reference.tobytes())) or b"")
+        decoded = bytes(DELTA.decode(stored, len(frame), "BF16", Basis(reference.tobytes())))
         assert decoded == frame
         total.update(hashlib.sha256(decoded).digest())
     return total.hexdigest()
@@ -212,9 +213,10 @@ def test_threads_decode_alike() -> None:
     expected = None
     for threads in (1, 2, 4):
         with ThreadPoolExecutor(threads) as pool:
-            stored = list(pool.map(lambda frame: DELTA.encode(frame, "BF16", reference.tobytes()), cases))
+            stored = list(pool.map(lambda frame: DELTA.encode(frame, "BF16", Basis(reference.tobytes())), cases))
             again = pool.map(
-                lambda each: bytes(DELTA.decode(each or b"", reference.nbytes, "BF16", reference.tobytes())), stored
+                lambda each: bytes(DELTA.decode(each or b"", reference.nbytes, "BF16", Basis(reference.tobytes()))),
+                stored,
             )
             assert list(again) == cases
         assert expected in (None, stored)
@@ -245,9 +247,9 @@ def test_processes_with_other_settings_decode_alike(settings_: dict[str, str]) -
 
 def test_lengths_must_agree() -> None:
     with pytest.raises(FormatError, match="reference"):
-        DELTA.encode(b"abcd", "BF16", b"ab")
+        DELTA.encode(b"abcd", "BF16", Basis(b"ab"))
     with pytest.raises(FormatError, match="reference"):
-        DELTA.decode(b"\0", 4, "BF16", b"ab")
-    assert DELTA.encode(b"ab", "F12", b"cd") is None
+        DELTA.decode(b"\0", 4, "BF16", Basis(b"ab"))
+    assert DELTA.encode(b"ab", "F12", Basis(b"cd")) is None
     with pytest.raises(FormatError, match="F12"):
-        DELTA.decode(b"\1abc", 4, "F12", b"abcd")
+        DELTA.decode(b"\1abc", 4, "F12", Basis(b"abcd"))

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptfmt.digest import FRAME_BYTES
+from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.delta import DELTA
 from ckptfmt.errors import CkptfmtError, FormatError
 from tests import independent_delta
@@ -41,14 +42,14 @@ CASES: dict[str, tuple[str, bytes, bytes]] = {
 
 def _stored(name: str) -> tuple[str, bytes, bytes, bytes]:
     element, frame, reference = CASES[name]
-    stored = DELTA.encode(frame, element, reference)
+    stored = DELTA.encode(frame, element, Basis(reference))
     assert stored is not None
     return element, frame, reference, bytes(stored)
 
 
 def _decode(stored: bytes, length: int, element: str | None, reference: bytes) -> None:
     try:
-        decoded = DELTA.decode(stored, length, element, reference)
+        decoded = DELTA.decode(stored, length, element, Basis(reference))
     except CkptfmtError:
         return
     assert len(decoded) == length
@@ -59,11 +60,11 @@ def test_examples_of_the_page_decode(case: dict[str, str]) -> None:
     """They are the golden frames as well: never change one."""
     frame, stored, reference = (bytes.fromhex(case[name]) for name in ("frame", "stored", "reference"))
     assert case["encoding"] == DELTA.name
-    assert bytes(DELTA.decode(stored, len(frame), case["element"], reference)) == frame
+    assert bytes(DELTA.decode(stored, len(frame), case["element"], Basis(reference))) == frame
     assert independent_delta.decode_delta(stored, len(frame), case["element"], reference) == frame
-    written = DELTA.encode(frame, case["element"], reference)
+    written = DELTA.encode(frame, case["element"], Basis(reference))
     assert written is not None
-    assert bytes(DELTA.decode(written, len(frame), case["element"], reference)) == frame
+    assert bytes(DELTA.decode(written, len(frame), case["element"], Basis(reference))) == frame
 
 
 def test_the_page_has_an_example_of_every_form() -> None:
@@ -75,10 +76,10 @@ def test_every_truncation_and_every_longer_frame_is_refused(name: str) -> None:
     element, frame, reference, stored = _stored(name)
     for end in range(0, len(stored), max(1, len(stored) // 400)):
         with pytest.raises(FormatError):
-            DELTA.decode(stored[:end], len(frame), element, reference)
+            DELTA.decode(stored[:end], len(frame), element, Basis(reference))
     for more in (b"\0", stored, bytes(300)):
         with pytest.raises(FormatError):
-            DELTA.decode(stored + more, len(frame), element, reference)
+            DELTA.decode(stored + more, len(frame), element, Basis(reference))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -97,7 +98,7 @@ def test_a_wrong_reference_gives_an_error_or_the_declared_length(name: str) -> N
         _decode(stored, len(frame), element, other)
     for length in (0, 1, 2, len(frame) - 8, len(frame) + 8):
         with pytest.raises(FormatError):
-            DELTA.decode(stored, length, element, reference)
+            DELTA.decode(stored, length, element, Basis(reference))
 
 
 @settings(deadline=None, max_examples=400)
@@ -156,15 +157,15 @@ BITS = bytes(3)
 )
 def test_frames_that_bend_the_rules_are_refused(stored: bytes) -> None:
     with pytest.raises(FormatError):
-        DELTA.decode(stored, 40, "BF16", bytes(40))
+        DELTA.decode(stored, 40, "BF16", Basis(bytes(40)))
 
 
 def test_frames_of_the_same_make_that_bend_none_are_read() -> None:
     """So that the refusals above are for what they bend."""
     good = _head(256) + _coded(SYMBOLS) + NONE + BITS
-    assert len(DELTA.decode(good, 40, "BF16", bytes(40))) == 40
+    assert len(DELTA.decode(good, 40, "BF16", Basis(bytes(40)))) == 40
     places = _head(0) + _number(1) + _coded(b"\x13") + _coded(b"\x81") + NONE
-    assert bytes(DELTA.decode(places, 40, "BF16", bytes(40))) == bytes(38) + b"\1\0"
+    assert bytes(DELTA.decode(places, 40, "BF16", Basis(bytes(40)))) == bytes(38) + b"\1\0"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
@@ -174,6 +175,7 @@ def test_bombs_stay_within_bounded_memory(declared: int) -> None:
     script = """
 import resource, struct, sys
 import zstandard
+from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.delta import DELTA
 from ckptfmt.errors import FormatError
 
@@ -189,7 +191,7 @@ for rest, bits in ((256, 8), (256, 4), (0, 8)):
     head = struct.pack("<BHBBBB", 1, rest, 0, bits, 0, 255)
     for body in (bomb, many, many + bomb, struct.pack("<I", declared // 2) + bomb):
         try:
-            DELTA.decode(head + body, declared, "BF16", reference)
+            DELTA.decode(head + body, declared, "BF16", Basis(reference))
         except FormatError:
             continue
         sys.exit("a bomb was decoded")
