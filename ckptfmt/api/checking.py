@@ -8,11 +8,11 @@ from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.api.results import Damage, VerifyReport
 from ckptfmt.digest import digest_of
 from ckptfmt.errors import CkptfmtError, InvalidInput
-from ckptfmt.format.manifest import objects_of
+from ckptfmt.format.manifest import BaseLink, objects_of
 from ckptfmt.format.refs import BASES
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import all_bases, outside_files
-from ckptfmt.store.objects import OutsideObjects
+from ckptfmt.store.objects import Objects
 from ckptfmt.store.shards import read_shard_header
 from ckptfmt.store.store import Store
 
@@ -40,9 +40,9 @@ def verify(store: Store, names: tuple[str, ...], subset: tuple[int, int] | None,
     with ThreadPoolExecutor(_WORKERS, "verify") as pool:
 
         def check(digest: str) -> str | None:
-            length, outside = wanted[digest]
+            length, objects = wanted[digest]
             try:
-                store.objects(outside).verify(digest, length)
+                objects.verify(digest, length)
             except CkptfmtError as error:
                 return error.message
             progress.advance(length)
@@ -83,7 +83,7 @@ def _part(digest: str, parts: int) -> int:
     return int(digest_of(digest.encode())[:15], 16) % parts + 1
 
 
-_Wanted = dict[str, tuple[int, OutsideObjects | None]]
+_Wanted = dict[str, tuple[int, Objects]]
 
 
 def _wanted(store: Store, names: tuple[str, ...]) -> tuple[_Wanted, dict[str, set[str]], list[Damage]]:
@@ -91,6 +91,15 @@ def _wanted(store: Store, names: tuple[str, ...]) -> tuple[_Wanted, dict[str, se
     wanted: _Wanted = {}
     harmed: dict[str, set[str]] = {}
     problems: list[Damage] = []
+    alone = store.objects()
+    beside: dict[str, Objects] = {}
+
+    def readers(base: BaseLink | None) -> Objects:
+        if base is None:
+            return alone
+        if base.record not in beside:
+            beside[base.record] = store.objects(outside_files(store, base))
+        return beside[base.record]
 
     def tell(name: str, error: CkptfmtError) -> None:
         problems.append(Damage(f"refs/{name}", error.message, (name,)))
@@ -103,12 +112,12 @@ def _wanted(store: Store, names: tuple[str, ...]) -> tuple[_Wanted, dict[str, se
     for name, target in targets:
         try:
             manifest = store.manifest(target)
-            outside = outside_files(store, manifest.base) if manifest.base else None
+            reader = readers(manifest.base)
         except CkptfmtError as error:
             problems.append(Damage(target, error.message, (name,)))
             continue
         for digest, length in objects_of(manifest).items():
-            wanted.setdefault(digest, (length, outside))
+            wanted.setdefault(digest, (length, reader))
             harmed.setdefault(digest, set()).add(name)
     if not names:
         held = store.catalog()
@@ -116,6 +125,6 @@ def _wanted(store: Store, names: tuple[str, ...]) -> tuple[_Wanted, dict[str, se
             objects = objects_of(base.record)
             stored = held.stored_bytes(objects)
             for digest in stored:
-                wanted.setdefault(digest, (objects[digest], None))
+                wanted.setdefault(digest, (objects[digest], alone))
                 harmed.setdefault(digest, set()).add(BASES + base.name)
     return wanted, harmed, problems

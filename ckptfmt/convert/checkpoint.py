@@ -134,19 +134,23 @@ class Files:
     def __init__(self, name: str, directory: str, manifest: Manifest) -> None:
         self.name = name
         self.directory = directory
-        self._index: dict[str, tuple[str, int]] = {}
+        self._index: dict[str, tuple[str, int, int]] = {}
         for file in manifest.files:
             if file.content is not None:
-                self._index[file.content] = (file.path, 0)
-            self._index.update((extent.digest, (file.path, extent.offset)) for extent in file.extents)
+                self._index[file.content] = (file.path, 0, file.size)
+            self._index.update((each.digest, (file.path, each.offset, each.length)) for each in file.extents)
 
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""
         return digest in self._index
 
+    def length(self, digest: str) -> int:
+        """See `OutsideObjects.length`."""
+        return self._index[digest][2]
+
     def read(self, digest: str, offset: int, length: int) -> bytes:
         """See `OutsideObjects.read`."""
-        path, begin = self._index[digest]
+        path, begin, _ = self._index[digest]
         with FileSource(f"{self.directory}/{path}") as source:
             return source.read(begin + offset, length)
 
@@ -163,11 +167,18 @@ class Joined:
         """See `OutsideObjects.has`."""
         return any(part.has(digest) for part in self._parts)
 
+    def length(self, digest: str) -> int:
+        """See `OutsideObjects.length`."""
+        return self._holding(digest).length(digest)
+
     def read(self, digest: str, offset: int, length: int) -> bytes:
         """See `OutsideObjects.read`."""
+        return self._holding(digest).read(digest, offset, length)
+
+    def _holding(self, digest: str) -> OutsideObjects:
         for part in self._parts:
             if part.has(digest):
-                return part.read(digest, offset, length)
+                return part
         raise IncompleteStore(f"object {digest[:16]} is in none of the files", digest=digest)
 
 

@@ -26,6 +26,10 @@ MAX_SHARD_BYTES: Final = 4 << 30
 MAX_SHARD_OBJECTS: Final = 50_000
 MAX_SHARD_HEADER_BYTES: Final = 32 << 20
 
+MAX_DEPENDENCIES: Final = 1024
+MAX_DEPTH: Final = 8
+"""So many objects may depend on one another in a row."""
+
 FORMAT_KEY: Final = "ckptfmt"
 _FORMAT_VALUE: Final = f"shard/{FORMAT_VERSION}"
 
@@ -41,7 +45,8 @@ class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             length equals its decoded length is stored raw, whatever the encoding.
         head: XXH3-128 of the first *decoded* frame where it is not that of the stored one. Nominates duplicates.
         element: dtype that the encoding works in.
-        dependencies: digests of the objects that decoding needs.
+        dependencies: digests of the objects that decoding needs, in the order in which the reference takes them.
+        reference: how the basis that frames are stored against is made of them, in the words of the encoding.
     """
 
     encoding: str
@@ -51,6 +56,7 @@ class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     head: str | None = None
     element: str | None = None
     dependencies: tuple[str, ...] = ()
+    reference: str = ""
 
     def frame_lengths(self) -> tuple[int, ...]:
         """Stored bytes of each frame."""
@@ -86,9 +92,15 @@ def decoded_lengths(length: int) -> tuple[int, ...]:
     return (FRAME_BYTES,) * (count - 1) + (length - FRAME_BYTES * (count - 1),) if count else ()
 
 
-def header_estimate(length: int, rank: int) -> int:
-    """An upper bound of the header bytes that an object of `length` decoded bytes and `rank` dimensions takes."""
-    return 512 + 20 * rank + (CHECKSUM_HEX + 9) * frame_count(length)
+def header_estimate(length: int, rank: int, dependencies: int = 1) -> int:
+    """An upper bound of the header bytes that an object takes.
+
+    Args:
+        length: decoded bytes.
+        rank: number of dimensions.
+        dependencies: how many objects it may be stored against.
+    """
+    return 768 + 20 * rank + (CHECKSUM_HEX + 9) * frame_count(length) + 72 * dependencies
 
 
 def build_header(objects: Sequence[ShardObject], data_bytes: int, data_begin: int | None) -> bytes:
@@ -180,6 +192,7 @@ def _check_stored(stored: Stored, span: int, place: str) -> None:
         and len(lengths := stored.frame_lengths()) == count
         and all(0 < length <= limit for length, limit in zip(lengths, decoded_lengths(stored.length), strict=True))
         and all(map(is_digest, stored.dependencies))
+        and len(stored.dependencies) <= MAX_DEPENDENCIES
     )
     if not sound:
         raise FormatError(f"{place}: its frame table does not fit its length of {stored.length} bytes")

@@ -88,6 +88,10 @@ class PlacedFiles(Protocol):
         """See `OutsideObjects.has`."""
         ...
 
+    def length(self, digest: str) -> int:
+        """See `OutsideObjects.length`."""
+        ...
+
     def read(self, digest: str, offset: int, length: int) -> bytes:
         """See `OutsideObjects.read`."""
         ...
@@ -109,6 +113,12 @@ class WithSkeletons:
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""
         return self._files.has(digest) or digest in self._skeletons
+
+    def length(self, digest: str) -> int:
+        """See `OutsideObjects.length`."""
+        if self._files.has(digest):
+            return self._files.length(digest)
+        return sum(end - begin for begin, end in _gaps(self._skeletons[digest]))
 
     def read(self, digest: str, offset: int, length: int) -> bytes:
         """See `OutsideObjects.read`."""

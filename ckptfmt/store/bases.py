@@ -12,6 +12,7 @@ from ckptfmt.format.manifest import BaseLink, BaseRecord, File, file_objects
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.storage import durable
 from ckptfmt.storage.machine import host_name
+from ckptfmt.store.graph import resolve
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
 
@@ -128,6 +129,10 @@ class BaseFiles:
         """See `OutsideObjects.has`."""
         return digest in self._index
 
+    def length(self, digest: str) -> int:
+        """See `OutsideObjects.length`."""
+        return self._index[digest][2]
+
     def read(self, digest: str, offset: int, length: int) -> bytes:
         """See `OutsideObjects.read`.
 
@@ -149,9 +154,9 @@ class BaseFiles:
 
 
 def missing_from(store: Store, objects: dict[str, int]) -> list[str]:
-    """Those of `objects` that no shard holds, as far as the catalog knows."""
-    known = store.catalog().stored_bytes(objects)
-    return [digest for digest in objects if digest not in known]
+    """Those of `objects` that cannot be decoded from shards alone, as far as the catalog knows."""
+    missing = resolve(store.catalog().find_many, objects, lambda digest: False).missing
+    return [digest for digest in objects if digest in missing]
 
 
 def needed_objects(record: BaseRecord) -> dict[str, int]:

@@ -23,7 +23,7 @@ from ckptfmt.storage.machine import cache_directory, host_name
 
 Result = TypeVar("Result")
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _BUSY_SECONDS: Final = 30
 _CHUNK: Final = 500
 _CACHE_KIB: Final = 32 << 10
@@ -35,6 +35,9 @@ CREATE TABLE objects (
     stored_bytes INTEGER NOT NULL, head BLOB NOT NULL, stored TEXT NOT NULL,
     PRIMARY KEY (digest, shard)
 ) WITHOUT ROWID;
+CREATE TABLE edges (object BLOB NOT NULL, shard INTEGER NOT NULL, dependency BLOB NOT NULL,
+    PRIMARY KEY (object, shard, dependency)) WITHOUT ROWID;
+CREATE INDEX edges_by_shard ON edges (shard);
 CREATE INDEX by_head ON objects (length, head);
 CREATE INDEX by_shard ON objects (shard);
 CREATE TABLE documents (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, summary BLOB NOT NULL,
@@ -100,7 +103,7 @@ class Catalog:
         with self._lock:
             try:
                 return work(self._connection)
-            except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+            except (sqlite3.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 if self._path is None or isinstance(error, sqlite3.ProgrammingError):
                     raise
                 self._give_up(error)
@@ -118,7 +121,7 @@ class Catalog:
         """Forget every shard, and what was counted of them."""
 
         def work(connection: sqlite3.Connection) -> None:
-            for table in ("objects", "shards", "uses", "documents"):
+            for table in ("objects", "edges", "shards", "uses", "documents"):
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608
 
         self.change(work)
@@ -139,9 +142,11 @@ class Catalog:
                     "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)",
                     sorted(_row(item, row) for item in items),  # In the table's own order: fewer pages to touch.
                 )
+                connection.executemany("INSERT OR IGNORE INTO edges VALUES (?, ?, ?)", _edges(items, row))
                 smaller = connection.execute(
-                    "SELECT 1 FROM objects JOIN uses ON uses.object = objects.digest "
-                    "WHERE objects.shard = ? AND uses.stored > objects.stored_bytes LIMIT 1",
+                    "SELECT 1 FROM objects AS o JOIN uses ON uses.object = o.digest "
+                    "WHERE o.shard = ? AND (uses.stored > o.stored_bytes OR EXISTS "
+                    "(SELECT 1 FROM edges WHERE edges.object = o.digest AND edges.shard = o.shard)) LIMIT 1",
                     (row,),
                 )
                 if smaller.fetchone() is not None:
@@ -153,7 +158,9 @@ class Catalog:
         """Drop a shard that is gone."""
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM objects WHERE shard = (SELECT id FROM shards WHERE digest = ?)", (shard,))
+            for table in ("objects", "edges"):
+                query = f"DELETE FROM {table} WHERE shard = (SELECT id FROM shards WHERE digest = ?)"  # noqa: S608
+                connection.execute(query, (shard,))
             connection.execute("DELETE FROM shards WHERE digest = ?", (shard,))
             _forget_usage(connection)
 
@@ -217,6 +224,23 @@ class Catalog:
 
         return self._do(work)
 
+    def dependencies(self, digests: Iterable[str]) -> dict[str, frozenset[str]]:
+        """What any copy of each object depends on directly; objects that depend on none are left out."""
+        wanted = [bytes.fromhex(digest) for digest in digests]
+
+        def work(connection: sqlite3.Connection) -> dict[str, frozenset[str]]:
+            found: dict[str, set[str]] = {}
+            for part in _parts(wanted):
+                rows = connection.execute(
+                    f"SELECT object, dependency FROM edges WHERE object IN ({_marks(part)})",  # noqa: S608
+                    part,
+                )
+                for item, dependency in rows:
+                    found.setdefault(item.hex(), set()).add(dependency.hex())
+            return {digest: frozenset(needed) for digest, needed in found.items()}
+
+        return self._do(work)
+
     def nominates(self, length: int, head: str) -> bool:
         """Tell whether some object of `length` bytes begins with a frame whose XXH3-128 is `head`."""
         query = "SELECT 1 FROM objects WHERE length = ? AND head = ? LIMIT 1"
@@ -268,6 +292,14 @@ def _row(item: ShardObject, shard: int | None) -> tuple[object, ...]:
     )
 
 
+def _edges(items: Iterable[ShardObject], shard: int | None) -> list[tuple[bytes, int | None, bytes]]:
+    return [
+        (bytes.fromhex(item.digest), shard, bytes.fromhex(dependency))
+        for item in items
+        for dependency in item.stored.dependencies
+    ]
+
+
 def _open(path: str | None) -> sqlite3.Connection:
     """Open the catalog file; one that is unusable or of another version is thrown away and begun afresh."""
     if path is not None:
@@ -276,7 +308,7 @@ def _open(path: str | None) -> sqlite3.Connection:
                 return _prepare(sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False))
             except sqlite3.OperationalError:
                 break
-            except sqlite3.DatabaseError:
+            except (sqlite3.DatabaseError, UnicodeDecodeError):  # The words of an error may quote rotten bytes.
                 _remove(path)
     return _prepare(sqlite3.connect(":memory:", check_same_thread=False))
 

@@ -10,9 +10,10 @@ from typing import Final, Protocol
 import blake3
 
 from ckptfmt.digest import FRAME_BYTES, Buffer, checksum_of
-from ckptfmt.errors import CkptfmtError, DigestMismatch, IncompleteStore, NotFound
-from ckptfmt.format.shard import Stored, decoded_lengths
+from ckptfmt.errors import CkptfmtError, DigestMismatch, FormatError, IncompleteStore, NotFound
+from ckptfmt.format.shard import MAX_DEPTH, decoded_lengths
 from ckptfmt.storage.protocol import Storage
+from ckptfmt.store.basis import BasisReader, ProvenFrames
 from ckptfmt.store.catalog import Catalog, Location
 from ckptfmt.store.shards import shard_key
 
@@ -29,6 +30,10 @@ class OutsideObjects(Protocol):
 
     def has(self, digest: str) -> bool:
         """Tell whether the object is recorded there."""
+        ...
+
+    def length(self, digest: str) -> int:
+        """Decoded bytes of an object that is recorded there."""
         ...
 
     def read(self, digest: str, offset: int, length: int) -> bytes:
@@ -62,6 +67,8 @@ class Objects:
         self._catalog = catalog
         self._refresh = refresh
         self._outside = outside
+        self._proven = ProvenFrames(outside) if outside is not None else None
+        self._basis = BasisReader(self._dependency_frame, self._dependency_length)
 
     def has(self, digest: str) -> bool:
         """Tell whether the object can be looked for: known to the catalog, or recorded outside."""
@@ -77,8 +84,8 @@ class Objects:
 
         Raises:
             IncompleteStore: no copy is there.
-            DigestMismatch: no copy is sound. Nothing wrong is ever yielded from a shard; from outside the store, the
-                frames are only proven after the last one.
+            DigestMismatch: no copy is sound. Nothing wrong is ever yielded from a shard; of an object outside the
+                store, the frames are only proven after the last one.
         """
         copies = self._copies(digest, length)
         if not copies:
@@ -112,17 +119,31 @@ class Objects:
             raise self._damaged(digest, "its content is not what its digest says")
         return data
 
-    def verify(self, digest: str, length: int, pool: Executor | None = None) -> None:
-        """Decode an object and compare its digest.
+    def verify(self, digest: str, length: int) -> None:
+        """Decode every copy of an object and compare its digest: another copy that is sound makes none whole.
 
         Raises:
-            IncompleteStore, DigestMismatch: as `frames`.
+            IncompleteStore: no copy is there.
+            DigestMismatch: a copy is not sound.
         """
+        copies = self._copies(digest, length)
+        if not copies:
+            for _ in self._outside_frames(digest, length):
+                pass
+        for copy in copies:
+            try:
+                self._verify_copy(digest, copy)
+            except CkptfmtError:
+                self._refresh()
+                if copy in self._copies(digest, length):  # Else its shard was taken away meanwhile.
+                    raise
+
+    def _verify_copy(self, digest: str, copy: Location) -> None:
         content = blake3.blake3()
-        for frame in self.frames(digest, length, pool):
-            content.update(frame)
+        for index in range(len(decoded_lengths(copy.stored.length))):
+            content.update(self._frame_of(digest, copy, index, 0))
         if content.hexdigest() != digest:
-            raise self._damaged(digest, "its content is not what its digest says")
+            raise self._damaged(digest, f"its content in {shard_key(copy.shard)} is not what its digest says")
 
     def _copies(self, digest: str, length: int) -> list[Location]:
         copies = self._catalog.find(digest)
@@ -134,14 +155,16 @@ class Objects:
             raise self._damaged(digest, f"it has {copies[0].stored.length} bytes where {length} are recorded")
         return fitting
 
-    def _frame(self, digest: str, copies: list[Location], index: int) -> Buffer:
+    def _frame(self, digest: str, copies: list[Location], index: int, depth: int = 0) -> Buffer:
         """A frame from the first copy that is sound; before none is, the catalog follows the store once more."""
         problems: list[CkptfmtError] = []
-        frame = self._first_sound(digest, copies, index, problems)
-        if frame is None:
+        frame = self._first_sound(digest, copies, index, depth, problems)
+        if frame is None and not all(isinstance(error, _TooDeepError) for error in problems):
             self._refresh()
             moved = [copy for copy in self._copies(digest, copies[0].stored.length) if copy not in copies]
-            frame = self._first_sound(digest, moved, index, problems)
+            frame = self._first_sound(digest, moved, index, depth, problems)
+        if frame is None and self._proven is not None and self._outside is not None and self._outside.has(digest):
+            frame = self._proven.frame(digest, index)
         if frame is not None:
             return frame
         problem = next((error for error in problems if not isinstance(error, NotFound)), problems[0])
@@ -152,31 +175,66 @@ class Objects:
         raise problem
 
     def _first_sound(
-        self, digest: str, copies: list[Location], index: int, problems: list[CkptfmtError]
+        self, digest: str, copies: list[Location], index: int, depth: int, problems: list[CkptfmtError]
     ) -> Buffer | None:
         for copy in copies:
             try:
-                return self._frame_of(digest, copy, index)
+                return self._frame_of(digest, copy, index, depth)
             except CkptfmtError as error:
                 problems.append(error)
         return None
 
-    def _frame_of(self, digest: str, copy: Location, index: int) -> Buffer:
+    def _frame_of(self, digest: str, copy: Location, index: int, depth: int) -> Buffer:
         stored = copy.stored
+        if stored.dependencies and depth >= MAX_DEPTH:
+            raise _TooDeepError(
+                f"object {digest[:16]}: more than {MAX_DEPTH} objects depend on one another in a row",
+                digest=digest,
+                hint="ckptfmt fsck",
+            )
         lengths = stored.frame_lengths()
         key = shard_key(copy.shard)
         begin = copy.begin + (sum(lengths[:index]) if stored.frames else index * FRAME_BYTES)
         data = self._storage.read(key, begin, lengths[index])
         if len(data) != lengths[index] or checksum_of(data) != stored.sum_of(index):
             raise self._damaged(digest, f"frame {index} in {key} is not what was stored")
-        return _decoded(stored, index, data)
+        length = min(FRAME_BYTES, stored.length - index * FRAME_BYTES)
+        if len(data) == length:
+            return data
+        from ckptfmt.encodings.table import RELATIVE, encoding_named  # noqa: PLC0415  (numpy: not for what only looks)
+
+        try:
+            if stored.encoding not in RELATIVE:
+                return encoding_named(stored.encoding).decode(data, length, stored.element)
+            basis = self._basis.basis(stored, index, depth)
+            return RELATIVE[stored.encoding].decode(data, length, stored.element, basis)
+        except FormatError as error:
+            raise self._damaged(digest, f"frame {index} in {key}: {error.message}", error.hint) from None
+
+    def _dependency_length(self, digest: str) -> int:
+        copies = self._catalog.find(digest)
+        if not copies and (self._outside is None or not self._outside.has(digest)):
+            self._refresh()
+            copies = self._catalog.find(digest)
+        if copies:
+            return copies[0].stored.length
+        if self._outside is not None and self._outside.has(digest):
+            return self._outside.length(digest)
+        raise self._absent(digest)
+
+    def _dependency_frame(self, digest: str, index: int, depth: int) -> Buffer:
+        """A frame of an object that another is stored against."""
+        copies = self._catalog.find(digest)
+        if copies:
+            return self._frame(digest, copies, index, depth)
+        if self._proven is None or self._outside is None or not self._outside.has(digest):
+            raise self._absent(digest)
+        return self._proven.frame(digest, index)
 
     def _outside_frames(self, digest: str, length: int) -> Iterator[Buffer]:
         outside = self._outside
         if outside is None or not outside.has(digest):
-            raise IncompleteStore(
-                f"object {digest[:16]} is not in the store", digest=digest, hint="ckptfmt verify --all"
-            )
+            raise self._absent(digest)
         content = blake3.blake3()
         for offset in range(0, length, FRAME_BYTES):
             frame = outside.read(digest, offset, min(FRAME_BYTES, length - offset))
@@ -189,14 +247,12 @@ class Objects:
                 hint="ckptfmt base verify NAME --full, with the name that ckptfmt base ls gives it",
             )
 
-    def _damaged(self, digest: str, what: str) -> DigestMismatch:
-        return DigestMismatch(f"object {digest[:16]}: {what}", digest=digest, hint="ckptfmt verify --all")
+    def _damaged(self, digest: str, what: str, hint: str | None = None) -> DigestMismatch:
+        return DigestMismatch(f"object {digest[:16]}: {what}", digest=digest, hint=hint or "ckptfmt verify --all")
+
+    def _absent(self, digest: str) -> IncompleteStore:
+        return IncompleteStore(f"object {digest[:16]} is not in the store", digest=digest, hint="ckptfmt verify --all")
 
 
-def _decoded(stored: Stored, index: int, data: bytes) -> Buffer:
-    length = min(FRAME_BYTES, stored.length - index * FRAME_BYTES)
-    if len(data) == length:
-        return data
-    from ckptfmt.encodings.table import encoding_named  # noqa: PLC0415  (numpy: not for what only looks)
-
-    return encoding_named(stored.encoding).decode(data, length, stored.element)
+class _TooDeepError(DigestMismatch):
+    """A copy that leads on and on: another copy may not."""

@@ -17,6 +17,7 @@ from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.manifest import Manifest, objects_of
 from ckptfmt.format.refs import Generation, Pin
 from ckptfmt.storage.machine import host_name
+from ckptfmt.store.graph import resolve
 from ckptfmt.store.objects import OutsideObjects
 from ckptfmt.store.refs import utc_now
 from ckptfmt.store.shards import read_shard_header, shard_key
@@ -38,28 +39,33 @@ def pinned(store: Store, manifest: str) -> Iterator[None]:
 
 
 def missing_objects(store: Store, objects: dict[str, int], outside: OutsideObjects | None) -> dict[str, int]:
-    """Those of `objects` that neither a shard's own header, read now, nor the base outside holds."""
+    """Those of `objects` that cannot be decoded from what shards' own headers, read now, and the base outside hold."""
     return _look(store, objects, outside)[0]
 
 
 def _look(store: Store, objects: dict[str, int], outside: OutsideObjects | None) -> tuple[dict[str, int], list[str]]:
-    """What is missing, and the shards that hold the rest."""
+    """What cannot be decoded from the shards and what lies outside, and the shards that the rest relies on."""
     catalog = store.catalog()
-    copies = catalog.find_many(objects)
-    missing = {digest: length for digest, length in objects.items() if digest not in copies}
-    wanted: dict[str, set[str]] = {}
-    for digest, found in copies.items():
-        wanted.setdefault(found[0].shard, set()).add(digest)
-    for shard, digests in wanted.items():
-        try:
-            present = {item.digest for item in read_shard_header(store.storage, shard)}
-        except CkptfmtError:
-            present = set()
-        if digests - present:
+    present: dict[str, set[str]] = {}
+    while True:
+        resolved = resolve(catalog.find_many, objects, outside.has if outside is not None else _nowhere)
+        wanted: dict[str, set[str]] = {}
+        for digest, copy in resolved.copies.items():
+            wanted.setdefault(copy.shard, set()).add(digest)
+        for shard in wanted.keys() - present.keys():
+            try:
+                present[shard] = {item.digest for item in read_shard_header(store.storage, shard)}
+            except CkptfmtError:
+                present[shard] = set()
+        gone = [shard for shard, digests in wanted.items() if digests - present[shard]]
+        for shard in gone:
             catalog.forget_shard(shard)
-        missing.update((digest, objects[digest]) for digest in digests - present)
-    missing = {digest: length for digest, length in missing.items() if outside is None or not outside.has(digest)}
-    return missing, list(wanted)
+        if not gone:
+            return {digest: objects[digest] for digest in resolved.missing}, list(wanted)
+
+
+def _nowhere(digest: str) -> bool:
+    return False
 
 
 def confirm(

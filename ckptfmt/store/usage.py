@@ -112,12 +112,26 @@ def _stamped(connection: sqlite3.Connection, stamp: str) -> bool:
     return row is not None and row[0] == stamp
 
 
-def _moving(connection: sqlite3.Connection, objects: Iterable[tuple[str, int]]) -> None:
+def _needed(connection: sqlite3.Connection, document: Manifest | BaseRecord) -> list[bytes]:
+    """Every object that a document needs, and those that these are stored against, by any copy."""
+    needed = dict.fromkeys(map(bytes.fromhex, objects_of(document)))
+    fresh = list(needed)
+    while fresh:
+        against: dict[bytes, None] = {}
+        for start in range(0, len(fresh), _CHUNK):
+            chunk = fresh[start : start + _CHUNK]
+            marks = ",".join("?" * len(chunk))
+            query = f"SELECT DISTINCT dependency FROM edges WHERE object IN ({marks})"  # noqa: S608
+            against.update((row[0], None) for row in connection.execute(query, chunk))
+        fresh = [each for each in against if each not in needed]
+        needed.update(dict.fromkeys(fresh))
+    return list(needed)
+
+
+def _moving(connection: sqlite3.Connection, objects: Iterable[tuple[bytes, int]]) -> None:
     connection.execute("DROP TABLE IF EXISTS temp.moving")
     connection.execute("CREATE TEMP TABLE moving (object BLOB NOT NULL, document INTEGER NOT NULL)")
-    connection.executemany(
-        "INSERT INTO moving VALUES (?, ?)", ((bytes.fromhex(digest), row) for digest, row in objects)
-    )
+    connection.executemany("INSERT INTO moving VALUES (?, ?)", objects)
 
 
 def _add(
@@ -142,7 +156,7 @@ def _add(
             "INSERT INTO documents (id, digest, summary) VALUES (?, ?, ?)",
             (row, digest, msgspec.json.encode(summary_of(document))),
         )
-        part[row] = [bytes.fromhex(item) for item in objects_of(document)]
+        part[row] = _needed(connection, document)
         uses += len(part[row])
         if uses >= _PART_USES:
             touched |= _add_uses(connection, part)
@@ -200,7 +214,7 @@ def _add_uses(connection: sqlite3.Connection, part: dict[int, list[bytes]]) -> s
 def _remove(connection: sqlite3.Connection, old: dict[str, int], load: Callable[[str], Manifest | BaseRecord]) -> bool:
     """Forget documents; False where one of them cannot be read any more, and so all were forgotten."""
     try:
-        objects = [(item, row) for digest, row in old.items() for item in objects_of(load(digest))]
+        objects = [(item, row) for digest, row in old.items() for item in _needed(connection, load(digest))]
     except CkptfmtError:
         connection.execute("DELETE FROM uses")
         connection.execute("DELETE FROM documents")

@@ -10,6 +10,7 @@ from ckptfmt.containers.protocol import Cut
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.format.shard import ShardObject, header_estimate
 from ckptfmt.store.bases import BaseFiles
+from ckptfmt.store.graph import resolve
 from ckptfmt.store.shards import ShardWriter
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.reading import ReadCheckpoint
@@ -58,9 +59,11 @@ def storing(
     catalog = store.catalog()
 
     def known(digest: str) -> bool:
-        if digest in vanished:
-            return False
-        return bool(catalog.find(digest)) or (outside is not None and outside.has(digest))
+        # A copy that needs another base than this checkpoint's own would make it need one that it does not name.
+        return digest not in vanished and not resolve(catalog.find_many, [digest], lies_outside).missing
+
+    def lies_outside(digest: str) -> bool:
+        return outside is not None and outside.has(digest)
 
     room = _header_room(checkpoint)
     writer = ShardWriter(store.storage, effort=effort, pool=pool, remaining=lambda: room, written=written)
