@@ -25,6 +25,8 @@ _BLOCK_BYTES: Final = 1 << 20
 """With what is computed of it in fp32, a block stays in the cache."""
 _READS_AHEAD: Final = 6
 _WRITES_AHEAD: Final = 4
+_WAITING_BYTES: Final = 24 << 20
+"""About how many bytes wait to be computed, and how many to be written, where blocks are large."""
 _TILE: Final = 16
 _MANY: Final = 64
 _MOST_LANES: Final = 4
@@ -84,32 +86,40 @@ def execute(plan: MergePlan, source: TensorSource, writer: ModelWriter, *, devic
         BaseMismatch: a tensor of the base is not what was recorded.
     """
     progress.begin("merge", plan.output_bytes())
-    hashes: list[tuple[Output, blake3.blake3]] = []
+    hashes: list[tuple[Output, blake3.blake3 | None]] = []
     groups = _Groups(plan, source, device)
     buffers = Buffers(_BLOCK_BYTES)
     threads = torch.get_num_threads()
     lanes = min(threads, _MOST_LANES) if device == "cpu" else 1
     with (
         ThreadPoolExecutor(2, "decode") as decoders,
-        _Ahead(_read(plan, source, buffers, decoders)) as reading,
+        _Ahead(_read(plan, source, buffers, decoders), _reads_ahead(plan)) as reading,
         _lanes(lanes, device) as alone,
         ThreadPoolExecutor(1, "together") as together,
-        _Writing(writer, progress, buffers, behind=lanes + _WRITES_AHEAD) as writing,
+        _Writing(writer, progress, buffers, lanes) as writing,
     ):
         for output in plan.outputs:
-            content = writing.begin(output.name)
+            copied = output.group is None and _is_copy(output, plan.base)
+            content = None if copied else blake3.blake3()
             hashes.append((output, content))
+            writing.begin(output.name, content)
             if output.group is not None:
-                writing.write(_done(groups.take(output).to(TORCH[output.spec.dtype])))
+                result = _Result(_bytes_of(groups.take(output).to(TORCH[output.spec.dtype])), None)
+                writing.write(_done(result), len(result.data))
                 continue
-            copied = _is_copy(output, plan.base)
             computing = alone if computes_alone(output, threads) else together
             while (block := next(reading)) is not None:
-                writing.write(block if copied else computing.submit(_changed, block, output, plan.base, device))
+                changed = (
+                    _done(_Result(block.view, block))
+                    if copied
+                    else computing.submit(_changed, block, output, plan.base, device)
+                )
+                writing.write(changed, len(block.data))
         writing.finish()
-    # Everything the base has was proven: what no output begins with is read for its proof alone.
     progress.end()
-    return Executed(model_root([_leaf(output, content.hexdigest()) for output, content in hashes]))
+    # A copy was proven to be what was recorded when it was read.
+    digests = (content.hexdigest() if content else source.digest(output.name) for output, content in hashes)
+    return Executed(model_root([_leaf(output, digest) for (output, _), digest in zip(hashes, digests, strict=True)]))
 
 
 def computes_alone(output: Output, threads: int) -> bool:
@@ -143,6 +153,15 @@ def _read(plan: MergePlan, source: TensorSource, buffers: Buffers, decoders: Exe
             yield None
 
 
+def _reads_ahead(plan: MergePlan) -> int:
+    """How many blocks are read ahead: fewer where some are large."""
+    largest = max(
+        (_rows(plan.base[item.name]) * row_bytes(plan.base[item.name]) for item in plan.outputs if item.steps),
+        default=1,
+    )
+    return max(1, min(_READS_AHEAD, _WAITING_BYTES // max(largest, 1)))
+
+
 def _rows(spec: Spec) -> int:
     return max(BLOCK_ROWS, _BLOCK_BYTES // max(row_bytes(spec), 1))
 
@@ -171,9 +190,9 @@ class _Result:
     block: Block | None
 
 
-def _done(tensor: torch.Tensor) -> Future[_Result]:
+def _done(result: _Result) -> Future[_Result]:
     future: Future[_Result] = Future()
-    future.set_result(_Result(_bytes_of(tensor), None))
+    future.set_result(result)
     return future
 
 
@@ -232,10 +251,12 @@ class _Groups:
         self._ready.update((name, tensor) for name, tensor in tensors.items() if name in wanted)
 
     def _whole(self, name: str) -> torch.Tensor:
-        spec = self._plan.base[name]
-        data = bytearray(b"".join(self._source.frames(name)))
-        tensor = torch.frombuffer(data, dtype=TORCH[spec.dtype]) if data else torch.empty(0, dtype=TORCH[spec.dtype])
-        return tensor.view(spec.shape).to(self._device)
+        tensor = torch.empty(self._plan.base[name].shape, dtype=TORCH[self._plan.base[name].dtype])
+        data, filled = _bytes_of(tensor), 0
+        for frame in filter(len, self._source.frames(name)):
+            data[filled : filled + len(frame)] = memoryview(frame).cast("B")
+            filled += len(frame)
+        return tensor.to(self._device)
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
@@ -249,13 +270,14 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
 class _Ahead:
     """What an iterator gives, made in a thread of its own a few items ahead."""
 
-    def __init__(self, items: Iterator[Block | None]) -> None:
+    def __init__(self, items: Iterator[Block | None], count: int) -> None:
         self._items = items
+        self._count = count
         self._ahead: deque[Future[Block | None]] = deque()
 
     def __enter__(self) -> _Ahead:
         self._pool = ThreadPoolExecutor(1, "read")
-        for _ in range(_READS_AHEAD):
+        for _ in range(self._count):
             self._submit()
         return self
 
@@ -273,12 +295,13 @@ class _Ahead:
 class _Writing:
     """Writes and hashes in a thread of its own, a few blocks behind."""
 
-    def __init__(self, writer: ModelWriter, progress: Progress, buffers: Buffers, *, behind: int) -> None:
+    def __init__(self, writer: ModelWriter, progress: Progress, buffers: Buffers, lanes: int) -> None:
         self._writer = writer
         self._progress = progress
         self._buffers = buffers
-        self._behind = behind
-        self._waiting: deque[Future[None]] = deque()
+        self._lanes = lanes
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+        self._waiting_bytes = 0
 
     def __enter__(self) -> _Writing:
         self._pool = ThreadPoolExecutor(1, "write")
@@ -287,19 +310,22 @@ class _Writing:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def begin(self, name: str) -> blake3.blake3:
-        """The next bytes are those of tensor `name`; what is given holds their digest after `finish`."""
-        self._content = blake3.blake3()
-        self._submit(self._writer.begin, name)
-        return self._content
+    def begin(self, name: str, content: blake3.blake3 | None) -> None:
+        """The next bytes are those of tensor `name`; `content` holds their digest after `finish`."""
+        self._content = content
+        self._submit(0, self._writer.begin, name)
 
-    def write(self, item: Block | Future[_Result]) -> None:
-        """Append the bytes of a block, or what is computed of one."""
-        self._submit(self._write, item, self._content)
+    def write(self, result: Future[_Result], size_bytes: int) -> None:
+        """Append what will be there, about `size_bytes`; every lane may have one to compute."""
+        least = 1 if result.done() else self._lanes + 1
+        self._submit(size_bytes, self._write, result, self._content)
+        while len(self._waiting) > least and self._waiting_bytes > _WAITING_BYTES:
+            self._wait()
 
-    def _write(self, item: Block | Future[_Result], content: blake3.blake3) -> None:
-        result = _Result(item.view, item) if isinstance(item, Block) else item.result()
-        content.update(result.data)
+    def _write(self, future: Future[_Result], content: blake3.blake3 | None) -> None:
+        result = future.result()
+        if content is not None:
+            content.update(result.data)
         self._writer.write(result.data)
         self._progress.advance(len(result.data))
         if result.block is not None:
@@ -307,13 +333,17 @@ class _Writing:
 
     def finish(self) -> None:
         """Wait for all that was submitted, and let the writer finish."""
-        self._drain(0)
+        while self._waiting:
+            self._wait()
         self._writer.finish()
 
-    def _submit(self, function: Callable[..., None], *arguments: object) -> None:
-        self._waiting.append(self._pool.submit(function, *arguments))
-        self._drain(self._behind)
+    def _submit(self, size_bytes: int, function: Callable[..., None], *arguments: object) -> None:
+        self._waiting.append((self._pool.submit(function, *arguments), size_bytes))
+        self._waiting_bytes += size_bytes
+        while len(self._waiting) > self._lanes + _WRITES_AHEAD:
+            self._wait()
 
-    def _drain(self, limit: int) -> None:
-        while len(self._waiting) > limit:
-            self._waiting.popleft().result()
+    def _wait(self) -> None:
+        first, size_bytes = self._waiting.popleft()
+        first.result()
+        self._waiting_bytes -= size_bytes

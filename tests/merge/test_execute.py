@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import blake3
 import pytest
 import torch
 from safetensors import safe_open
@@ -306,6 +307,9 @@ class FakeSource:
 
     def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
         self._values = values
+
+    def digest(self, name: str) -> str:
+        return blake3.blake3(execution._bytes_of(self._values[name])).hexdigest()
 
     def frames(self, name: str, pool: object = None) -> Iterator[memoryview]:
         data = execution._bytes_of(self._values[name])

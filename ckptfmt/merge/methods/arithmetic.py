@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from ckptfmt.errors import MergeError
+from ckptfmt.merge.methods.scratch import scratch
 
 TORCH_DTYPES: Final[dict[str, torch.dtype]] = {
     "F64": torch.float64,
@@ -72,7 +73,9 @@ def computed_dtype(held: torch.dtype) -> torch.dtype:
     return torch.float32 if held in HALVES else held
 
 
-def product_rows(left: torch.Tensor, right: torch.Tensor, begin: int, end: int, *, transposed: bool) -> torch.Tensor:
+def product_rows(
+    left: torch.Tensor, right: torch.Tensor, begin: int, end: int, *, transposed: bool, kept: bool = True
+) -> torch.Tensor:
     """Rows of `left @ right`, or of its transpose, with the bits that the whole product has.
 
     Args:
@@ -81,6 +84,7 @@ def product_rows(left: torch.Tensor, right: torch.Tensor, begin: int, end: int, 
         begin: first row of the result.
         end: one past the last row; at least `protocol.BLOCK_ROWS` after `begin`, or all rows.
         transposed: give rows of `(left @ right).T`, shape (in, out).
+        kept: give memory of its own; else this thread's next product lies in the same.
 
     Returns:
         Shape (end - begin, in), or (end - begin, out) if `transposed`.
@@ -88,4 +92,21 @@ def product_rows(left: torch.Tensor, right: torch.Tensor, begin: int, end: int, 
     if (right.shape[1] if not transposed else left.shape[0]) < NARROW:
         whole = left @ right
         return whole[:, begin:end].T if transposed else whole[begin:end]
-    return (left @ right[:, begin:end]).T if transposed else left[begin:end] @ right
+    left, right = (left, right[:, begin:end]) if transposed else (left[begin:end], right)
+    shape = (left.shape[0], right.shape[1])
+    product = torch.mm(left, right, out=left.new_empty(shape) if kept else scratch("product", shape, left))
+    return product.T if transposed else product
+
+
+def add_update(block: torch.Tensor, update: torch.Tensor) -> None:
+    """`block += update`: in fp32 and rounded once, where an fp32 update is added to 16 bits.
+
+    torch would take fresh memory for both in fp32.
+    """
+    if block.dtype in HALVES and update.dtype == torch.float32:
+        wide = scratch("sum", tuple(block.shape), update)
+        wide.copy_(block)
+        wide += update
+        block.copy_(wide)
+    else:
+        block += update

@@ -68,7 +68,7 @@ class AddExpert:
         right, left = (each.to(block.device) for each in self.source.factors(self.layer))
         right = right.reshape(self.experts, -1, right.shape[-1])[expert]
         left = left.reshape(left.shape[0], -1, self.experts)[:, :, expert]
-        update = product_rows(left, right, begin, begin + count, transposed=False).mul_(self.scaling)
+        update = product_rows(left, right, begin, begin + count, transposed=False, kept=False).mul_(self.scaling)
         return update.to(block.dtype)
 
 

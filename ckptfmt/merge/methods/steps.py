@@ -16,6 +16,7 @@ import torch
 from ckptfmt.merge.methods.arithmetic import (
     HALVES,
     TORCH_DTYPES,
+    add_update,
     computed_dtype,
     held_dtype,
     keep_subnormals,
@@ -90,14 +91,18 @@ class AddProduct:
 
     def rows(self, block: torch.Tensor, begin: int) -> torch.Tensor:
         """The rows with the update added."""
-        block += self.update(block, begin)
+        add_update(block, self.update(block, begin))
         return block
 
     def update(self, block: torch.Tensor, begin: int) -> torch.Tensor:
-        """The update of the rows from `begin`, in fp32 or in the dtype that peft rounds it to."""
+        """The update of the rows from `begin`, in fp32 or in the dtype that peft rounds it to.
+
+        This thread's next update may lie in the same memory.
+        """
         held = held_dtype(block.dtype, autocast=self.autocast)
         left, right = (each.get(held, block.device).to(computed_dtype(held)) for each in (self.left, self.right))
-        update = product_rows(left, right, begin, begin + block.shape[0], transposed=self.transposed)
+        end = begin + block.shape[0]
+        update = product_rows(left, right, begin, end, transposed=self.transposed, kept=False)
         update.mul_(self.scaling)
         if held in HALVES:
             update = update.to(held)
