@@ -92,7 +92,7 @@ def decoded_lengths(length: int) -> tuple[int, ...]:
     return (FRAME_BYTES,) * (count - 1) + (length - FRAME_BYTES * (count - 1),) if count else ()
 
 
-def header_estimate(length: int, rank: int, dependencies: int = 1) -> int:
+def header_estimate(length: int, rank: int, dependencies: int = 4) -> int:
     """An upper bound of the header bytes that an object takes.
 
     Args:

@@ -13,7 +13,6 @@ import blake3
 
 from ckptfmt.digest import FRAME_BYTES, Buffer, checksum_of
 from ckptfmt.errors import DigestMismatch, FormatError
-from ckptfmt.format.shard import Stored
 
 if TYPE_CHECKING:
     from ckptfmt.encodings.basis import Basis
@@ -30,7 +29,17 @@ FrameAt = Callable[[str, int, int], Buffer]
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class BasisOf:
+    """How a basis of `length` bytes is made: the fields of `Stored` that say so."""
+
+    encoding: str
+    reference: str
+    dependencies: tuple[str, ...]
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
     """A reference that was read and found to fit, and the objects it is made of with their decoded lengths."""
 
     reference: Reference
@@ -59,41 +68,44 @@ class BasisReader:
         self._frame = frame
         self._length = length
         self._lock = threading.Lock()
-        self._prepared: OrderedDict[tuple[object, ...], _Prepared] = OrderedDict()
+        self._prepared: OrderedDict[BasisOf, Prepared] = OrderedDict()
         self._cache: OrderedDict[tuple[str, int], Buffer] = OrderedDict()
         self._cached_bytes = 0
 
-    def basis(self, stored: Stored, index: int, depth: int) -> Basis:
-        """The basis of frame `index` of an object that is stored so, `depth` objects below the one that is read.
+    def basis(self, what: BasisOf, begin: int, end: int, *, depth: int) -> Basis:
+        """The basis of the bytes from `begin` to `end` of an object, `depth` objects below the one that is read.
 
         Raises:
             FormatError: its reference is none, or is not made of such objects.
             CkptfmtError: a dependency cannot be read.
         """
-        prepared = self._prepare(stored)
-        begin = index * FRAME_BYTES
-        capacity = _WIDE_CACHE_BYTES if "transpose" in stored.reference else _CACHE_BYTES
+        prepared = self.prepare(what)
+        capacity = _WIDE_CACHE_BYTES if "transpose" in what.reference else _CACHE_BYTES
         sources: list[Source] = [
             partial(self._read, _Dependency(digest, length, depth + 1, capacity))
             for digest, length in prepared.dependencies
         ]
-        return prepared.reference.read(sources, begin, min(begin + FRAME_BYTES, stored.length))
+        return prepared.reference.read(sources, begin, end)
 
-    def _prepare(self, stored: Stored) -> _Prepared:
-        key = (stored.encoding, stored.reference, stored.dependencies, stored.length)
+    def prepare(self, what: BasisOf) -> Prepared:
+        """Read a reference and find the objects it is made of, or remember them.
+
+        Raises:
+            FormatError, CkptfmtError: as `basis`.
+        """
         with self._lock:
-            if key in self._prepared:
-                self._prepared.move_to_end(key)
-                return self._prepared[key]
+            if what in self._prepared:
+                self._prepared.move_to_end(what)
+                return self._prepared[what]
         from ckptfmt.encodings.table import RELATIVE  # noqa: PLC0415  (numpy: not for what only looks)
 
-        reference = RELATIVE[stored.encoding].parse(stored.reference)
-        lengths = [self._length(digest) for digest in stored.dependencies]
-        if reference.length(lengths) != stored.length:
-            raise FormatError(f"the reference {reference.name!r} is not {stored.length} bytes long")
-        prepared = _Prepared(reference, tuple(zip(stored.dependencies, lengths, strict=True)))
+        reference = RELATIVE[what.encoding].parse(what.reference)
+        lengths = [self._length(digest) for digest in what.dependencies]
+        if reference.length(lengths) != what.length:
+            raise FormatError(f"the reference {reference.name!r} is not {what.length} bytes long")
+        prepared = Prepared(reference, tuple(zip(what.dependencies, lengths, strict=True)))
         with self._lock:
-            self._prepared[key] = prepared
+            self._prepared[what] = prepared
             while len(self._prepared) > _PREPARED:
                 self._prepared.popitem(last=False)
         return prepared

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 import blake3
 
@@ -13,9 +14,12 @@ from ckptfmt.digest import FRAME_BYTES, Buffer, checksum_of
 from ckptfmt.errors import CkptfmtError, DigestMismatch, FormatError, IncompleteStore, NotFound
 from ckptfmt.format.shard import MAX_DEPTH, decoded_lengths
 from ckptfmt.storage.protocol import Storage
-from ckptfmt.store.basis import BasisReader, ProvenFrames
+from ckptfmt.store.basis import BasisOf, BasisReader, ProvenFrames
 from ckptfmt.store.catalog import Catalog, Location
 from ckptfmt.store.shards import shard_key
+
+if TYPE_CHECKING:
+    from ckptfmt.encodings.basis import Basis
 
 _AHEAD: Final = 4
 
@@ -119,6 +123,16 @@ class Objects:
             raise self._damaged(digest, "its content is not what its digest says")
         return data
 
+    def basis(self, what: BasisOf) -> Callable[[int, int], Basis]:
+        """What gives the basis of any range of an object that is to be stored so.
+
+        Raises:
+            FormatError: the reference is none, or does not fit.
+            IncompleteStore: an object that it is made of is nowhere.
+        """
+        self._basis.prepare(what)
+        return partial(self._basis.basis, what, depth=0)
+
     def verify(self, digest: str, length: int) -> None:
         """Decode every copy of an object and compare its digest: another copy that is sound makes none whole.
 
@@ -206,7 +220,9 @@ class Objects:
         try:
             if stored.encoding not in RELATIVE:
                 return encoding_named(stored.encoding).decode(data, length, stored.element)
-            basis = self._basis.basis(stored, index, depth)
+            what = BasisOf(stored.encoding, stored.reference, stored.dependencies, stored.length)
+            begin = index * FRAME_BYTES
+            basis = self._basis.basis(what, begin, begin + length, depth=depth)
             return RELATIVE[stored.encoding].decode(data, length, stored.element, basis)
         except FormatError as error:
             raise self._damaged(digest, f"frame {index} in {key}: {error.message}", error.hint) from None

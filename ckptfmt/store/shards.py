@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Final
 
-import blake3
-
-from ckptfmt.digest import Buffer, checksum_of, digest_of, is_digest
+from ckptfmt.digest import Buffer, digest_of, is_digest
 from ckptfmt.errors import FormatError, IntegrityError
 from ckptfmt.format.safetensors import LENGTH_BYTES, header_length
 from ckptfmt.format.shard import (
@@ -22,12 +18,12 @@ from ckptfmt.format.shard import (
     ShardObject,
     Stored,
     build_header,
-    decoded_lengths,
     header_estimate,
     parse_shard,
     raw_hint,
 )
 from ckptfmt.storage.protocol import Storage, Upload
+from ckptfmt.store.object_writer import Incoming, ObjectWriter
 
 if TYPE_CHECKING:
     from ckptfmt.encodings.protocol import Effort
@@ -38,7 +34,6 @@ _SUFFIX: Final = ".safetensors"
 _HELD_BYTES: Final = 32 << 20
 """A shard below this is written with a header of the exact length; above, room is reserved and padded."""
 
-_PENDING_FRAMES: Final = 6
 _PROBE_BYTES: Final = 64 << 10
 
 
@@ -78,14 +73,6 @@ def read_header_at(storage: Storage, key: str, shard: str) -> tuple[ShardObject,
     if digest_of(data) != shard:
         raise IntegrityError(f"{key}: the header is damaged (its digest is not the shard's name)", hint="ckptfmt fsck")
     return parse_shard(data, file_size=size, where=key)
-
-
-@dataclass(slots=True)
-class _Frame:
-    """A frame on its way: `stored` is ready, or comes from the pool."""
-
-    stored: Buffer | Future[Buffer]
-    decoded_bytes: int
 
 
 class ShardWriter:
@@ -138,16 +125,12 @@ class ShardWriter:
         """Tell whether an object of this writer has that length and that first frame's XXH3-128."""
         return (length, head) in self._nominations
 
-    def begin(
-        self, length: int, *, dtype: str | None, shape: tuple[int, ...], digest: str | None = None
-    ) -> ObjectWriter:
-        """Begin an object of `length` decoded bytes; `dtype` and `shape` are a hint of what it holds.
-
-        `digest` is given where the caller has hashed the very same frames already.
-        """
-        estimate = header_estimate(length, len(shape))
+    def begin(self, incoming: Incoming) -> ObjectWriter:
+        """Begin an object."""
+        most = max((len(each.dependencies) for each in incoming.against), default=0)
+        estimate = header_estimate(incoming.length, len(incoming.shape), most)
         full = self._objects and (
-            self.position + length > MAX_SHARD_BYTES
+            self.position + incoming.length > MAX_SHARD_BYTES
             or len(self._objects) >= MAX_SHARD_OBJECTS
             or self._header_bytes + estimate > (self._reserve or MAX_SHARD_HEADER_BYTES)
         )
@@ -155,7 +138,7 @@ class ShardWriter:
             self.flush()
         self._header_bytes += estimate
         self.append(bytes(-self.position % ALIGNMENT))
-        return ObjectWriter(self, length, dtype=dtype, shape=shape, digest=digest, effort=self._effort, pool=self._pool)
+        return ObjectWriter(self, incoming, effort=self._effort, pool=self._pool)
 
     def append(self, data: Buffer) -> None:
         """Append stored bytes of the object that is being written."""
@@ -209,87 +192,6 @@ class ShardWriter:
         if self._upload is not None:
             self._upload.abort()
         self._reset()
-
-
-class ObjectWriter:
-    """One object on its way into a shard: frames of 4 MiB in order, then `finish`."""
-
-    def __init__(
-        self,
-        shard: ShardWriter,
-        length: int,
-        *,
-        dtype: str | None,
-        shape: tuple[int, ...],
-        digest: str | None,
-        effort: Effort,
-        pool: Executor,
-    ) -> None:
-        self._shard = shard
-        self._length = length
-        self._dtype = dtype
-        self._shape = shape
-        self._effort = effort
-        self._pool = pool
-        self._begin = shard.position
-        self._encoding = "raw"
-        self._head = ""
-        self._sums: list[str] = []
-        self._frames: list[int] = []
-        self._pending: deque[_Frame] = deque()
-        self._digest = digest
-        self._hash = blake3.blake3()
-        self._taken = 0
-
-    def append(self, frame: Buffer) -> None:
-        """Take the next frame. It must not change afterwards."""
-        if not self._taken:
-            from ckptfmt.encodings.chooser import choose  # noqa: PLC0415  (numpy: not for what only looks)
-
-            self._encoding = choose(frame, self._dtype, self._effort)
-            self._head = checksum_of(frame)
-        self._taken += len(frame)
-        if self._encoding == "raw":
-            self._pending.append(_Frame(frame, len(frame)))
-        else:
-            self._pending.append(_Frame(self._pool.submit(_encode, self._encoding, frame, self._dtype), len(frame)))
-        if self._digest is None:
-            self._hash.update(frame)
-        while len(self._pending) > (0 if self._encoding == "raw" else _PENDING_FRAMES):
-            self._drain()
-
-    def _drain(self) -> None:
-        frame = self._pending.popleft()
-        stored = frame.stored.result() if isinstance(frame.stored, Future) else frame.stored
-        self._sums.append(checksum_of(stored))
-        self._frames.append(len(stored))
-        self._shard.append(stored)
-
-    def finish(self) -> str:
-        """Write what is left and return the object's digest."""
-        if self._taken != self._length:
-            raise ValueError(f"{self._taken} bytes were appended to an object of {self._length}")
-        while self._pending:
-            self._drain()
-        digest = self._digest or self._hash.hexdigest()
-        whole = tuple(self._frames) == decoded_lengths(self._length)
-        stored = Stored(
-            encoding="raw" if whole else self._encoding,
-            length=self._length,
-            sums="".join(self._sums),
-            frames=() if whole else tuple(self._frames),
-            head=self._head if self._sums and self._head != self._sums[0] else None,
-            element=None if whole else self._dtype,
-        )
-        self._shard.record(digest, self._begin, stored, self._dtype, self._shape)
-        return digest
-
-
-def _encode(encoding: str, frame: Buffer, element: str | None) -> Buffer:
-    from ckptfmt.encodings.table import encoding_named  # noqa: PLC0415
-
-    stored = encoding_named(encoding).encode(frame, element)
-    return frame if stored is None or len(stored) >= len(frame) else stored
 
 
 def is_shard_metadata(metadata: dict[str, str]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from ckptfmt.encodings.protocol import Effort
-from ckptfmt.format.manifest import BaseLink, How, Lineage, Manifest
+from ckptfmt.format.manifest import BaseLink, BaseRecord, How, Lineage, Manifest
 from ckptfmt.format.refs import Attributes, Generation
 from ckptfmt.layouts.protocol import Reading
 from ckptfmt.progress import Progress
@@ -19,6 +19,7 @@ from ckptfmt.store.refs import draft
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import Content, bind, build_manifest, touched_leaves
 from ckptfmt.transfer.reading import read_walked, take_content
+from ckptfmt.transfer.references import References, earlier
 from ckptfmt.transfer.walk import Walked, same_still
 from ckptfmt.transfer.writing import Written, storing
 
@@ -92,13 +93,21 @@ def import_walked(
     if options.base is not None:  # Before any work: a base that this adapter cannot be for.
         adapter = [tensor.name for tensor in checkpoint.reading.tensors if tensor.role == "adapter"]
         touched_leaves(options.base.record, adapter, options.base.name)
+    against = References(store, checkpoint, _like(store, ref, options), outside)
     written = Written(store)
     progress.begin(ref, total)
     with ThreadPoolExecutor(1, "sha256") as sha_pool, ThreadPoolExecutor(options.jobs, "encode") as pool:
 
         def take(vanished: frozenset[str]) -> Content:
             with storing(
-                store, checkpoint, effort=options.effort, pool=pool, outside=outside, vanished=vanished, written=written
+                store,
+                checkpoint,
+                effort=options.effort,
+                pool=pool,
+                outside=outside,
+                vanished=vanished,
+                written=written,
+                against=against,
             ) as sink:
                 content = take_content(checkpoint, sink, sha_pool, progress)
                 same_still(walked, walked.again())
@@ -124,6 +133,14 @@ def import_walked(
         new=tuple(written.objects),
         new_bytes=written.size,
     )
+
+
+def _like(store: Store, ref: str, options: Options) -> list[BaseRecord | Manifest]:
+    """Documents whose tensors those of the checkpoint are likely to be like."""
+    if options.effort == "fast":
+        return []
+    base = [options.base.record] if options.base is not None else []
+    return [*base, *earlier(store, ref, options.parent)]
 
 
 def _bind(base: Base | None, content: Content) -> BaseLink | None:

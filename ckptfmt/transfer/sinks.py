@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import blake3
@@ -10,6 +11,7 @@ import blake3
 from ckptfmt.digest import Buffer, checksum_of, frame_count
 from ckptfmt.errors import IntegrityError
 from ckptfmt.store.catalog import Catalog
+from ckptfmt.store.object_writer import Against, Incoming
 from ckptfmt.store.shards import ShardWriter
 
 _HELD_FRAMES: Final = 8
@@ -17,21 +19,34 @@ _HELD_FRAMES: Final = 8
 
 Frames = Iterable[Buffer]
 
+Place = tuple[str, int]
+"""A file's path, and the index of one of its extents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What an object holds: element type and dimensions, and where in the checkpoint it stands; each if it is known."""
+
+    dtype: str | None = None
+    shape: tuple[int, ...] = ()
+    place: Place | None = None
+
+
+PLAIN: Final = Holds()
+"""Nothing that has elements: a skeleton, a text, a file kept whole."""
+
 
 class Sink(Protocol):
     """Takes objects, gives their digests."""
 
-    def put(
-        self, frames: Frames, length: int, again: Callable[[], Frames], dtype: str | None, shape: tuple[int, ...]
-    ) -> str:
+    def put(self, frames: Frames, length: int, again: Callable[[], Frames], holds: Holds = PLAIN) -> str:
         """Take an object of `length` bytes and return its digest.
 
         Args:
             frames: its frames, once.
             length: decoded bytes.
             again: the same frames once more.
-            dtype: element type of what it holds, if that is known.
-            shape: its dimensions.
+            holds: what it holds, if that is known.
         """
         ...
 
@@ -39,9 +54,7 @@ class Sink(Protocol):
 class HashSink:
     """Keeps nothing: for a base that is only referenced."""
 
-    def put(
-        self, frames: Frames, length: int, again: Callable[[], Frames], dtype: str | None, shape: tuple[int, ...]
-    ) -> str:
+    def put(self, frames: Frames, length: int, again: Callable[[], Frames], holds: Holds = PLAIN) -> str:
         """See `Sink.put`."""
         return _digest(frames)
 
@@ -54,20 +67,25 @@ class StoreSink:
         catalog: nominates duplicates in the store.
         known: decides whether an object needs no writing.
         elsewhere: lengths of objects outside the store that may be duplicates.
+        against: what the extent in a place may be stored against.
     """
 
     def __init__(
-        self, writer: ShardWriter, catalog: Catalog, known: Callable[[str], bool], elsewhere: frozenset[int]
+        self,
+        writer: ShardWriter,
+        catalog: Catalog,
+        known: Callable[[str], bool],
+        elsewhere: frozenset[int],
+        against: Callable[[Place], Sequence[Against]],
     ) -> None:
         self._writer = writer
         self._catalog = catalog
         self._known = known
         self._elsewhere = elsewhere
+        self._against = against
         self.new: dict[str, int] = {}
 
-    def put(
-        self, frames: Frames, length: int, again: Callable[[], Frames], dtype: str | None, shape: tuple[int, ...]
-    ) -> str:
+    def put(self, frames: Frames, length: int, again: Callable[[], Frames], holds: Holds = PLAIN) -> str:
         """See `Sink.put`. A nominated object is hashed first and written only if it is none of those known.
 
         Raises:
@@ -77,15 +95,15 @@ class StoreSink:
         first = [frame for frame in (next(iterator, None),) if frame is not None]
         head = checksum_of(first[0] if first else b"")
         if frame_count(length) > 1 and not self._nominated(length, head):
-            return self._write(_chain(first, iterator), length, dtype, shape)
+            return self._write(_chain(first, iterator), length, again, holds)
         whole = frame_count(length) <= _HELD_FRAMES
         held = first + list(iterator) if whole else []
         digest = _digest(held if whole else _chain(first, iterator))
         if self._known(digest) or self._writer.has(digest):
             return digest
         if whole:
-            return self._write(held, length, dtype, shape, digest)
-        if self._write(again(), length, dtype, shape) != digest:
+            return self._write(held, length, again, holds, digest)
+        if self._write(again(), length, again, holds) != digest:
             raise IntegrityError(
                 "a file changed while it was read",
                 code="changed-while-read",
@@ -99,14 +117,22 @@ class StoreSink:
         )
 
     def _write(
-        self, frames: Frames, length: int, dtype: str | None, shape: tuple[int, ...], digest: str | None = None
+        self, frames: Frames, length: int, again: Callable[[], Frames], holds: Holds, digest: str | None = None
     ) -> str:
-        target = self._writer.begin(length, dtype=dtype, shape=shape, digest=digest)
+        against = self._against(holds.place) if holds.place is not None else ()
+        written = self._append(frames, Incoming(length, holds.dtype, holds.shape, digest, against))
+        if written is None:
+            written = self._append(again(), Incoming(length, holds.dtype, holds.shape))
+        if written is None:
+            raise ValueError("an object that is stored against nothing is always taken")
+        self.new[written] = length
+        return written
+
+    def _append(self, frames: Frames, incoming: Incoming) -> str | None:
+        target = self._writer.begin(incoming)
         for frame in frames:
             target.append(frame)
-        digest = target.finish()
-        self.new[digest] = length
-        return digest
+        return target.finish()
 
 
 def _digest(frames: Frames) -> str:

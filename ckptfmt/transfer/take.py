@@ -13,7 +13,7 @@ from ckptfmt.digest import FRAME_BYTES
 from ckptfmt.format.dtypes import BITS, size_bytes
 from ckptfmt.format.manifest import Extent, File
 from ckptfmt.progress import Progress
-from ckptfmt.transfer.sinks import Sink
+from ckptfmt.transfer.sinks import Holds, Place, Sink
 from ckptfmt.transfer.stream import FileStream
 from ckptfmt.transfer.walk import Entry
 
@@ -44,10 +44,11 @@ def take_file(
         if isinstance(cut, Opaque):
             return _whole(entry, cut, stream, sink), {}
         skeleton: list[bytes] = []
-        extents = []
+        extents: list[Extent] = []
         for span in cut.extents:
             skeleton.extend(stream.frames(span.offset - stream.position))
-            extents.append(Extent(span.offset, span.length, _put_span(span, stream, sink)))
+            place = (entry.path, len(extents))
+            extents.append(Extent(span.offset, span.length, _put_span(span, place, stream, sink)))
         skeleton.extend(stream.frames(stream.size - stream.position))
         digests = {index: view_digest(stream, cut, cut.tensors[index]) for index in views}
         sha256 = stream.finish()
@@ -59,7 +60,7 @@ def take_file(
                 size=stream.size,
                 sha256=sha256,
                 container="safetensors" if cut.container == "safetensors" else "torch-zip",
-                skeleton=sink.put(frames, length, lambda: frames, None, ()),
+                skeleton=sink.put(frames, length, lambda: frames),
                 extents=tuple(extents),
             ),
             digests,
@@ -69,17 +70,16 @@ def take_file(
 
 
 def _whole(entry: Entry, cut: Opaque, stream: FileStream, sink: Sink) -> File:
-    content = sink.put(stream.frames(stream.size), stream.size, lambda: stream.frames_again(0, stream.size), None, ())
+    content = sink.put(stream.frames(stream.size), stream.size, lambda: stream.frames_again(0, stream.size))
     return File(path=entry.path, size=stream.size, sha256=stream.finish(), content=content, reason=cut.reason)
 
 
-def _put_span(span: Span, stream: FileStream, sink: Sink) -> str:
+def _put_span(span: Span, place: Place, stream: FileStream, sink: Sink) -> str:
     return sink.put(
         stream.frames(span.length),
         span.length,
         lambda: stream.frames_again(span.offset, span.length),
-        span.dtype,
-        span.shape,
+        Holds(span.dtype, span.shape, place),
     )
 
 

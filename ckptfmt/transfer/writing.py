@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
@@ -11,10 +11,11 @@ from ckptfmt.encodings.protocol import Effort
 from ckptfmt.format.shard import ShardObject, header_estimate
 from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.graph import resolve
+from ckptfmt.store.object_writer import Against
 from ckptfmt.store.shards import ShardWriter
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.reading import ReadCheckpoint
-from ckptfmt.transfer.sinks import StoreSink
+from ckptfmt.transfer.sinks import Place, StoreSink
 
 _SKELETON_RESERVE = 1024
 
@@ -44,6 +45,7 @@ def storing(
     written: Written,
     outside: BaseFiles | None = None,
     vanished: frozenset[str] = frozenset(),
+    against: Callable[[Place], Sequence[Against]] = lambda place: (),
 ) -> Iterator[StoreSink]:
     """A sink for the files of `checkpoint`, which writes what neither the store nor the base `outside` holds.
 
@@ -55,6 +57,7 @@ def storing(
         written: told of each shard.
         outside: a referenced base.
         vanished: objects to write although the catalog still knows them.
+        against: what each extent may be stored against.
     """
     catalog = store.catalog()
 
@@ -68,7 +71,7 @@ def storing(
     room = _header_room(checkpoint)
     writer = ShardWriter(store.storage, effort=effort, pool=pool, remaining=lambda: room, written=written)
     try:
-        yield StoreSink(writer, catalog, known, outside.lengths() if outside else frozenset())
+        yield StoreSink(writer, catalog, known, outside.lengths() if outside else frozenset(), against)
         writer.flush()
     finally:
         writer.abort()

@@ -17,6 +17,7 @@ from ckptfmt.storage.local import LocalStorage
 from ckptfmt.storage.memory import MemoryStorage
 from ckptfmt.storage.protocol import Storage
 from ckptfmt.store.catalog import Catalog
+from ckptfmt.store.object_writer import Incoming
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.shards import ShardWriter, read_shard_header, shard_key
 from tests.store import making
@@ -63,7 +64,7 @@ class World:
             )
             for item in (data, beside):
                 if item:
-                    target = writer.begin(len(item), dtype=None, shape=())
+                    target = writer.begin(Incoming(len(item)))
                     for start in range(0, len(item), FRAME_BYTES):
                         target.append(item[start : start + FRAME_BYTES])
                     target.finish()

@@ -17,6 +17,7 @@ from ckptfmt.storage.local import LocalStorage
 from ckptfmt.storage.memory import MemoryStorage
 from ckptfmt.storage.protocol import Storage
 from ckptfmt.store import shards
+from ckptfmt.store.object_writer import Incoming
 from ckptfmt.store.shards import ShardWriter, read_shard_header, shard_key, shard_of
 from tests.store import making
 
@@ -42,7 +43,7 @@ class Writing:
         )
 
     def put(self, data: bytes, dtype: str | None = None, shape: tuple[int, ...] = ()) -> str:
-        target = self.writer.begin(len(data), dtype=dtype, shape=shape)
+        target = self.writer.begin(Incoming(len(data), dtype, shape))
         for start in range(0, len(data), FRAME_BYTES):
             target.append(data[start : start + FRAME_BYTES])
         digest = target.finish()
@@ -173,7 +174,7 @@ def test_nothing_but_what_is_there_already_makes_no_shard(pool: ThreadPoolExecut
 
 def test_an_object_of_the_wrong_length_is_refused(pool: ThreadPoolExecutor) -> None:
     writing = Writing(MemoryStorage(), pool)
-    target = writing.writer.begin(10, dtype=None, shape=())
+    target = writing.writer.begin(Incoming(10))
     target.append(b"short")
     with pytest.raises(ValueError, match="5 bytes"):
         target.finish()
