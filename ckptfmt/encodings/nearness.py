@@ -1,81 +1,179 @@
-"""How near a predicted sum lies to where it would be rounded to the next number: a class for each element.
+"""How far a predicted update is from where the prediction would be the next number: a class for each element.
 
-A prediction whose sum is off by about 2^noise fails where a boundary between two numbers is not much farther away than
-that, and in the direction of that boundary. Both sides know the sum, so classes cost nothing. Specified in
-docs/format/encodings/lowrank.md.
+A prediction whose update is off by about 2^noise fails where that distance is not much larger, and towards the next
+number on that side. Both sides know the update, so classes cost nothing. Specified in docs/format/encodings/lowrank.md.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ckptfmt.encodings.words import Words
+from ckptfmt.encodings.factors import FLOATS
+from ckptfmt.encodings.rounding import Floats, narrow_words, round_to
+from ckptfmt.encodings.words import Words, word_type
 
 LEVELS: Final = 26
 """Levels of the distance: four to each doubling, from a quarter of the noise to nineteen times it."""
 FAR: Final = LEVELS - 1
 WIDE: Final = 3
-"""Steps of at least 2^WIDE times the noise: only the nearest boundary counts."""
+"""Where steps are at least 2^WIDE times the noise, only the distance counts."""
 MOST: Final = 119
 NEVER: Final = 2 * FAR
 """The class of what is taken over from the base."""
 _NEAR: Final = 8
 """Added to four times the logarithm of distance / noise."""
+_SIGN: Final = np.uint32(1 << 31)
 _F16_SMALL: Final = np.uint32(113 << 23)
+_F16_HALF_STEP: Final = np.uint32(102 << 23)
+"""2^-25."""
+
+
+class _Rounded(NamedTuple):
+    """Sums and what they were rounded to.
+
+    Attributes:
+        magnitude: bits of the sums, with or without their sign; those of F16 subnormals have 2^-14 added.
+        shift: bits that were rounded off.
+        exponents: of the sums, int32.
+        steps: exponents of the steps between numbers, int32.
+        lower: 1 where the next number on the side of the boundary is the lower one, uint8.
+    """
+
+    magnitude: Words
+    shift: int
+    exponents: Words
+    steps: Words
+    lower: Words
+
+
+class Before(NamedTuple):
+    """What a sum was made of.
+
+    Attributes:
+        under: what the update was added to, bits of float32.
+        update: bits of float32, before it was rounded.
+        kind: the type that it was rounded to.
+        floats: the operations of this thread.
+    """
+
+    under: Words
+    update: Words
+    kind: str
+    floats: Floats
 
 
 def classes_of_sums(sums: Any, words: Words, element: str, noise: int) -> Words:
-    """The class of each sum: twice its level, and one more where the next number is the lower one.
+    """The class of each sum whose update was added as it is.
 
     Args:
         sums: bits of float32; float64 numbers for `F32`.
         words: what they were rounded to, in words of `element`.
         element: BF16, F16 or F32.
-        noise: binary logarithm of how far the sums may be off.
+        noise: binary logarithm of how far updates may be off.
 
     Returns:
         uint8, of the shape of `sums`.
     """
+    rounded = _rounded(sums, words, element)
+    places = (rounded.magnitude & rounded.magnitude.dtype.type((1 << rounded.shift) - 1)).astype(np.int32)
+    places -= np.int32(1 << (rounded.shift - 1))
+    np.abs(places, out=places)
+    # A unit of `places` is 2^(step - shift).
+    logarithms = _logarithms(places)
+    logarithms += rounded.steps << 2
+    logarithms -= np.int32(4 * rounded.shift)
+    return _classes(logarithms, rounded, noise)
+
+
+def classes_of_updates(sums: Words, words: Words, element: str, noise: int, before: Before) -> Words:
+    """The class of each sum whose update was rounded first.
+
+    Args:
+        sums: bits of float32.
+        words: what they were rounded to, in words of `element`.
+        element: BF16, F16 or F32.
+        noise: binary logarithm of how far updates may be off.
+        before: what they were made of.
+
+    Returns:
+        uint8, of the shape of `sums`.
+    """
+    under, update, kind, floats = before
     if element == "F32":
-        bits = sums.view(np.uint64)
-        magnitude, shift, width, bias = bits, 29, 52, 1023
-        sign = (bits >> np.uint64(63)).astype(np.uint8)
-    else:
-        bits = sums
-        magnitude, shift, width, bias = bits, 16, 23, 127
-        sign = (bits >> np.uint32(31)).astype(np.uint8)
-        if element == "F16":
-            magnitude, shift = bits & np.uint32((1 << 31) - 1), 13
-            small = np.flatnonzero(magnitude < _F16_SMALL)
-            flat = magnitude.reshape(-1)
-            # Subnormal F16 numbers have the step of those from 2^-14 on.
-            flat[small] = (flat[small].view(np.float32) + np.float32(2.0**-14)).view(np.uint32)
+        # The sum's steps are so much finer that it follows the update's.
+        narrow = np.empty(update.shape, word_type(FLOATS[kind].width))
+        narrow_words(update, kind, narrow, np.empty_like(update))
+        return classes_of_sums(update, narrow, kind, noise)
+    rounded = _rounded(sums, words, element)
+    shift = np.uint32(rounded.shift)
+    need = rounded.magnitude >> shift
+    need <<= shift
+    need |= np.uint32(1 << (rounded.shift - 1))
+    need &= ~_SIGN
+    if element == "F16":
+        small = np.flatnonzero(sums & ~_SIGN < _F16_SMALL)
+        need.reshape(-1)[small] = (need.reshape(-1)[small].view(np.float32) - np.float32(2.0**-14)).view(np.uint32)
+    need |= sums & _SIGN
+    floats.add(need, under ^ _SIGN)
+    # The update of type `kind` nearest to the one that would give the boundary: does it already lead beyond?
+    nearest = need.copy()
+    spare = np.empty_like(need)
+    round_to(nearest, kind, spare)
+    need ^= _SIGN
+    floats.add(need, nearest)
+    beyond = np.where(need == 0, words & words.dtype.type(1) != 0, (need >> np.uint32(31)) == rounded.lower)
+    half = nearest & np.uint32(0x7F800000)
+    less = np.uint32((FLOATS[kind].fraction + 1) << 23)
+    half = np.maximum(half, less + np.uint32(1 << 23)) - less
+    if kind == "F16":
+        half = np.maximum(half, _F16_HALF_STEP)
+    half |= (beyond != (rounded.lower != 0)).astype(np.uint32) << np.uint32(31)
+    floats.add(nearest, half)
+    floats.add(nearest, update ^ _SIGN)
+    nearest &= ~_SIGN
+    logarithms = nearest.view(np.int32)
+    logarithms >>= 21
+    logarithms -= np.int32(4 * 127)
+    return _classes(logarithms, rounded, noise)
+
+
+def _rounded(sums: Any, words: Words, element: str) -> _Rounded:
+    bits = sums.view(np.uint64) if element == "F32" else sums
+    sign = (bits >> bits.dtype.type(8 * bits.itemsize - 1)).astype(np.uint8)
+    magnitude, shift, width, bias = bits, 16, 23, 127
+    if element == "F32":
+        shift, width, bias = 29, 52, 1023
+    elif element == "F16":
+        magnitude, shift = bits & ~_SIGN, 13
+        small, flat = np.flatnonzero(magnitude < _F16_SMALL), magnitude.reshape(-1)
+        # Subnormal F16 numbers have the step of those from 2^-14 on.
+        flat[small] = (flat[small].view(np.float32) + np.float32(2.0**-14)).view(np.uint32)
     of = magnitude.dtype.type
     lower = (magnitude >> of(shift)).astype(np.uint8)
     lower ^= words.astype(np.uint8)
     lower &= np.uint8(1)
     lower ^= sign
-    places = (magnitude & of((1 << shift) - 1)).astype(np.int32)
-    places -= np.int32(1 << (shift - 1))
-    np.abs(places, out=places)
-    levels = _logarithms(places)
     exponents = (magnitude >> of(width)).astype(np.int32)
-    exponents &= np.int32(0xFF if width == 23 else 0x7FF)
-    exponents -= np.int32(bias + noise)
-    levels += exponents << 2
-    levels -= np.int32(4 * width - _NEAR)
-    np.clip(levels, 0, FAR, out=levels)
-    narrow = np.flatnonzero(exponents < WIDE + (width - shift))
+    exponents &= np.int32(2 * bias + 1)
+    exponents -= np.int32(bias)
+    return _Rounded(magnitude, shift, exponents, exponents - np.int32(width - shift), lower)
+
+
+def _classes(logarithms: Words, rounded: _Rounded, noise: int) -> Words:
+    """Classes from four times the logarithm of distances, which are used up, and of the steps between numbers."""
+    logarithms -= np.int32(4 * noise - _NEAR)
+    np.clip(logarithms, 0, FAR, out=logarithms)
+    narrow = np.flatnonzero(rounded.steps < WIDE + noise)
     if len(narrow):
-        steps = exponents.reshape(-1)[narrow] - (width - shift)
-        flat_levels = levels.reshape(-1)
-        own = flat_levels[narrow] + LEVELS * (WIDE - steps)
-        flat_levels[narrow] = np.where(steps >= 0, own, np.minimum(LEVELS * (WIDE + 1) - 1 - steps, MOST))
-    classes: Words = levels.astype(np.uint8)
+        steps = rounded.steps.reshape(-1)[narrow] - noise
+        levels = logarithms.reshape(-1)
+        own = levels[narrow] + LEVELS * (WIDE - steps)
+        levels[narrow] = np.where(steps >= 0, own, np.minimum(LEVELS * (WIDE + 1) - 1 - steps, MOST))
+    classes: Words = logarithms.astype(np.uint8)
     classes <<= np.uint8(1)
-    classes |= lower
+    classes |= rounded.lower
     return classes
 
 

@@ -26,7 +26,7 @@ MAX_STAGES: Final = 4
 MAX_TEXT: Final = 2000
 MAX_RIGHT: Final = 1 << 24
 """Elements of a factor that is held in memory."""
-NOISES: Final = range(-400, 129)
+NOISES: Final = range(-100, 101)
 _NUMBER: Final = "(0|[1-9][0-9]{0,11})"
 _HEAD: Final = re.compile(rf"(BF16|F16|F32):(BF16|F16|F32):{_NUMBER}x{_NUMBER}:(0|-?[1-9][0-9]{{0,2}})", re.ASCII)
 _STAGE: Final = re.compile(

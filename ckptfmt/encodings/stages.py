@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
@@ -25,7 +26,7 @@ from ckptfmt.encodings.factors import (
     scale_of,
     split,
 )
-from ckptfmt.encodings.nearness import NEVER, classes_of_sums
+from ckptfmt.encodings.nearness import NEVER, Before, classes_of_sums, classes_of_updates
 from ckptfmt.encodings.protocol import Source
 from ckptfmt.encodings.references import Cast
 from ckptfmt.encodings.rounding import RULES, Floats, Rule, floats_here, narrow_words, round_to, widen
@@ -125,33 +126,6 @@ def _limbs(stage: PreparedStage, source: Source, begin: int, end: int) -> list[A
     return left_limbs(stage.split.left.integers(words.reshape(-1)).reshape(shape), stage.split)
 
 
-class _Scratch:
-    """Arrays that every tile of a range uses again."""
-
-    def __init__(self, tile: int, limbs: int) -> None:
-        self._bits, self._update, self._spare = (np.empty(tile, np.uint32) for _ in range(3))
-        self._product = np.empty(tile, np.float64)
-        self._limb = np.empty(tile if limbs > 1 else 0, np.float64)
-
-    def of(self, rows: int, columns: int) -> tuple[Words, Words, Words, Any, Any]:
-        """bits, update, spare, product and limb, shaped as a tile."""
-        every = self._bits, self._update, self._spare, self._product, self._limb
-        bits, update, spare, product, limb = (
-            each[: rows * columns].reshape(rows, columns) if len(each) else each for each in every
-        )
-        return bits, update, spare, product, limb
-
-
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    """Rows and columns of the tensor."""
-
-    row: int
-    end: int
-    column: int
-    stop: int
-
-
 @dataclass(frozen=True, slots=True)
 class Target:
     """What is predicted.
@@ -167,6 +141,60 @@ class Target:
     element: str
     columns: int
     noise: int
+
+
+class _Active(NamedTuple):
+    """A stage in a range.
+
+    Attributes:
+        stage: it.
+        begin: first row of the tensor in the range to which it adds.
+        end: one past the last.
+        limbs: the left factor of these rows.
+    """
+
+    stage: PreparedStage
+    begin: int
+    end: int
+    limbs: list[Any]
+
+
+class _Scratch:
+    """Arrays that every tile of a range uses again.
+
+    Attributes:
+        bits: sums, bits of float32.
+        update: what is added to them.
+        spare: for any step.
+        product: float64.
+        limb: float64, where a left factor has limbs.
+        exact: sums before they are rounded to float32; where the result is float32.
+        under: what an update is added to; where a rule rounds updates.
+        raw: updates before they are rounded; likewise.
+    """
+
+    def __init__(self, tile: int, target: Target, active: Sequence[_Active]) -> None:
+        rounds = tile if any(each.stage.rule.rounded for each in active) else 0
+        limbs = tile if any(each.stage.split.limbs > 1 for each in active) else 0
+        self.bits, self.update, self.spare = (np.empty(tile, np.uint32) for _ in range(3))
+        self.product, self.limb = np.empty(tile), np.empty(limbs)
+        self.exact = np.empty(tile if target.element == "F32" else 0)
+        self.under, self.raw = np.empty(rounds, np.uint32), np.empty(rounds, np.uint32)
+
+
+def _shaped(flat: Any, shape: tuple[int, int]) -> Any:
+    """The beginning of `flat` in a shape; what is not used has none."""
+    return flat[: shape[0] * shape[1]].reshape(shape) if len(flat) else flat
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Rows and columns of the tensor."""
+
+    row: int
+    end: int
+    column: int
+    stop: int
 
 
 def predict(
@@ -190,12 +218,12 @@ def predict(
     words, classes = np.empty(len(given), word_type(WIDTHS[target.element])), np.empty(len(given), np.uint8)
     last = first + len(given)
     begin, end = first // columns, -(-last // columns)
-    active = []
+    active: list[_Active] = []
     for index, stage in enumerate(stages):
         low, high = max(begin, stage.begin), min(end, stage.end)
         if low < high:
             source = sources[2 * index + stage.left_index]
-            active.append((stage, low, high, _limbs(stage, source, low - stage.begin, high - stage.begin)))
+            active.append(_Active(stage, low, high, _limbs(stage, source, low - stage.begin, high - stage.begin)))
     merge = _Merge(target, floats_here(), active)
     with np.errstate(all="ignore"):
         for tile in _tiles(first, last, columns):
@@ -230,65 +258,78 @@ def _tiles(first: int, last: int, columns: int) -> Iterator[_Tile]:
 class _Merge:
     """Adds and rounds tiles."""
 
-    def __init__(self, target: Target, floats: Floats, active: list[tuple[PreparedStage, int, int, list[Any]]]) -> None:
-        self._held, self._element, self._noise = target.held, target.element, target.noise
-        self._floats, self._active = floats, active
-        self._scratch = _Scratch(TILE, max((stage.split.limbs for stage, *_ in active), default=1))
+    def __init__(self, target: Target, floats: Floats, active: Sequence[_Active]) -> None:
+        self._target, self._floats, self._active = target, floats, active
+        self._scratch = _Scratch(TILE, target, active)
 
     def run(self, tile: _Tile, base: Words, words: Words, classes: Words) -> None:
         """Predict one tile into `words` and `classes`."""
-        bits, update, spare, product, limb = self._scratch.of(tile.end - tile.row, tile.stop - tile.column)
-        widen(base, self._held, bits)
-        sums: Any = bits
-        exact = np.zeros(bits.shape) if self._element == "F32" else None
-        touched = np.zeros(len(bits), np.bool_)
-        for stage, low, high, limbs in self._active:
-            begin, end = max(low, tile.row), min(high, tile.end)
-            if begin >= end:
-                continue
-            part = slice(begin - tile.row, end - tile.row)
-            if touched.any():
-                round_to(bits[part], self._held, spare[part])
-            cut = [each[begin - low : end - low] for each in limbs]
-            multiply(cut, stage.right[:, tile.column : tile.stop], product[part], limb[part])
-            self._update(stage, product[part], update[part], spare[part])
-            if exact is not None:
-                exact[part] = self._floats.sums64(bits[part], update[part])
-            self._floats.add(bits[part], update[part])
-            touched[part] = True
-        narrow_words(bits, self._element, words, spare)
-        self._restore(base, bits, words)
-        if exact is not None:
-            sums = exact
-        classes[...] = classes_of_sums(sums, words, self._element, self._noise)
-        classes[~touched] = NEVER
-        classes[self._full(words)] = NEVER
+        target, scratch, shape = self._target, self._scratch, base.shape
+        bits, spare = _shaped(scratch.bits, shape), _shaped(scratch.spare, shape)
+        widen(base, target.held, bits)
+        last = np.full(len(bits), -1)
+        for index, active in enumerate(self._active):
+            begin, end = max(active.begin, tile.row), min(active.end, tile.end)
+            if begin < end:
+                part = slice(begin - tile.row, end - tile.row)
+                if index and target.held != "F32":
+                    round_to(bits[part], target.held, spare[part])
+                self._add(active, slice(begin - active.begin, end - active.begin), tile, part, shape)
+                last[part] = index
+        narrow_words(bits, target.element, words, spare)
+        lost = self._restore(base, bits, words)
+        edges = [0, *(np.flatnonzero(np.diff(last)) + 1).tolist(), len(last)]
+        for begin, end in itertools.pairwise(edges):
+            part = slice(begin, end)
+            classes[part] = self._classes(int(last[begin]), part, shape, words[part])
+        if lost is not None:
+            classes[lost] = NEVER
 
-    def _update(self, stage: PreparedStage, product: Any, update: Words, spare: Words) -> None:
+    def _add(self, active: _Active, rows: slice, tile: _Tile, part: slice, shape: tuple[int, int]) -> None:
+        """Add one update to some rows of a tile."""
+        scratch, stage = self._scratch, active.stage
+        bits, update, spare = (_shaped(each, shape)[part] for each in (scratch.bits, scratch.update, scratch.spare))
+        product, limb = _shaped(scratch.product, shape)[part], _shaped(scratch.limb, shape)[part]
+        multiply([each[rows] for each in active.limbs], stage.right[:, tile.column : tile.stop], product, limb)
         self._floats.narrow(product, update)
-        rule = stage.rule
-        if rule.rounded is None:
-            return
-        round_to(update, rule.rounded, spare)
-        if stage.late_scale is not None:
-            self._floats.multiply(update, stage.late_scale)
-            round_to(update, rule.rounded, spare)
+        if stage.rule.rounded is not None:
+            raw = _shaped(scratch.raw, shape)[part]
+            raw[...] = update
+            if stage.late_scale is not None:
+                self._floats.multiply(raw, stage.late_scale)
+                round_to(update, stage.rule.rounded, spare)
+                self._floats.multiply(update, stage.late_scale)
+            round_to(update, stage.rule.rounded, spare)
+            _shaped(scratch.under, shape)[part] = bits
+        elif self._target.element == "F32":
+            _shaped(scratch.exact, shape)[part] = self._floats.sums64(bits, update)
+        self._floats.add(bits, update)
 
-    def _full(self, words: Words) -> Any:
-        full = words.dtype.type(_FULL[self._element])
-        return (words & full) == full
+    def _classes(self, index: int, part: slice, shape: tuple[int, int], words: Words) -> Words | int:
+        """Classes of some rows of a tile, to which the update `index` was added last; -1: none."""
+        if index < 0:
+            return NEVER
+        scratch, target, rounded = self._scratch, self._target, self._active[index].stage.rule.rounded
+        bits = _shaped(scratch.bits, shape)[part]
+        if rounded is None:
+            sums = _shaped(scratch.exact, shape)[part] if target.element == "F32" else bits
+            return classes_of_sums(sums, words, target.element, target.noise)
+        before = Before(_shaped(scratch.under, shape)[part], _shaped(scratch.raw, shape)[part], rounded, self._floats)
+        return classes_of_updates(bits, words, target.element, target.noise, before)
 
-    def _restore(self, base: Words, bits: Words, words: Words) -> None:
-        """Where a sum is not finite, the word is the base's own."""
-        if self._held != self._element:
-            full = np.uint32(_FULL["F32"])
-            words[(bits & full) == full] = _FULL[self._element]
-        lost = self._full(words)
+    def _restore(self, base: Words, bits: Words, words: Words) -> Any:
+        """Where a sum is not finite, the word is the base's own; tell where, or None."""
+        held, element = self._target.held, self._target.element
+        full = words.dtype.type(_FULL[element])
+        if held != element:
+            words[(bits & np.uint32(_FULL["F32"])) == np.uint32(_FULL["F32"])] = full
+        lost = (words & full) == full
         if not lost.any():
-            return
+            return None
         own = base[lost]
-        if self._held != self._element:
-            cast, taken = Cast(self._held, self._element), own.tobytes()
-            given = cast.read(lambda begin, end: taken[begin:end], 0, len(own) * WIDTHS[self._element])
+        if held != element:
+            cast, taken = Cast(held, element), own.tobytes()
+            given = cast.read(lambda begin, end: taken[begin:end], 0, len(own) * WIDTHS[element])
             own = np.frombuffer(given, words.dtype)
         words[lost] = own
+        return lost
