@@ -1,4 +1,4 @@
-"""One object on its way into a shard: its encoding chosen, its frames encoded beside the caller, decoded and compared."""
+"""One object on its way into a shard: its encoding chosen, its frames encoded, decoded again and compared."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ class ObjectWriter:
         """Write what is left and return the object's digest.
 
         Returns:
-            None where it turned out to be one of those that it is stored against depend on: nothing was recorded, and it
-            has to come again, without.
+            None where it turned out to be one of those that its basis depends on: nothing was recorded, and it has to
+            come again, against nothing.
         """
         length = self._incoming.length
         if self._taken != length:

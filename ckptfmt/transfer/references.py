@@ -114,7 +114,7 @@ def _wanted(checkpoint: ReadCheckpoint) -> Mapping[Place, _Wanted]:
 
 
 def earlier(store: Store, ref: str, parent: str | None) -> list[Manifest]:
-    """Manifests that a checkpoint called `ref` is likely to be much like: its parent, what stood there, the step before.
+    """Manifests that a checkpoint called `ref` is likely to be like: its parent, what stood there, the step before.
 
     Those that cannot be read are left out: nothing relies on them.
     """
