@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import blake3
 import torch
 
-from ckptfmt.digest import Buffer
+from ckptfmt.format.dtypes import size_bytes
 from ckptfmt.format.root import RootLeaf, model_root
-from ckptfmt.merge.buffers import Block, Buffers
+from ckptfmt.merge.buffers import Block, Buffers, give_back_freed_memory
+from ckptfmt.merge.pipeline import Ahead, ModelWriter, Result, Writing, done
 from ckptfmt.merge.plan import MergePlan, Output, Step, row_bytes
 from ckptfmt.merge.protocol import BLOCK_ROWS, Spec
 from ckptfmt.merge.source import TensorSource
@@ -23,10 +23,8 @@ from ckptfmt.progress import Progress
 
 _BLOCK_BYTES: Final = 1 << 20
 """With what is computed of it in fp32, a block stays in the cache."""
-_READS_AHEAD: Final = 6
-_WRITES_AHEAD: Final = 4
-_WAITING_BYTES: Final = 24 << 20
-"""About how many bytes wait to be computed, and how many to be written, where blocks are large."""
+_FREED_BYTES: Final = 40 << 20
+"""After so many bytes of whole tensors the memory that the allocator kept is given back."""
 _TILE: Final = 16
 _MANY: Final = 64
 _MOST_LANES: Final = 4
@@ -47,22 +45,6 @@ TORCH: Final[dict[str, torch.dtype]] = {
     "BOOL": torch.bool,
 }
 """torch's dtypes by the names that safetensors gives them."""
-
-
-class ModelWriter(Protocol):
-    """Takes a model's tensors in the order of a plan."""
-
-    def begin(self, name: str) -> None:
-        """The next bytes are those of this tensor."""
-        ...
-
-    def write(self, data: Buffer) -> None:
-        """Append bytes of the tensor that was begun."""
-        ...
-
-    def finish(self) -> None:
-        """All tensors were written: make them durable."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +75,10 @@ def execute(plan: MergePlan, source: TensorSource, writer: ModelWriter, *, devic
     lanes = min(threads, _MOST_LANES) if device == "cpu" else 1
     with (
         ThreadPoolExecutor(2, "decode") as decoders,
-        _Ahead(_read(plan, source, buffers, decoders), _reads_ahead(plan)) as reading,
+        Ahead(_read(plan, source, buffers, decoders), _largest_block(plan)) as reading,
         _lanes(lanes, device) as alone,
         ThreadPoolExecutor(1, "together") as together,
-        _Writing(writer, progress, buffers, lanes) as writing,
+        Writing(writer, progress, buffers, lanes) as writing,
     ):
         for output in plan.outputs:
             copied = output.group is None and _is_copy(output, plan.base)
@@ -104,13 +86,14 @@ def execute(plan: MergePlan, source: TensorSource, writer: ModelWriter, *, devic
             hashes.append((output, content))
             writing.begin(output.name, content)
             if output.group is not None:
-                result = _Result(_bytes_of(groups.take(output).to(TORCH[output.spec.dtype])), None)
-                writing.write(_done(result), len(result.data))
+                writing.wait()  # A whole tensor at work is enough; none more waits to be written meanwhile.
+                result = Result(_bytes_of(groups.take(output).to(TORCH[output.spec.dtype])), None)
+                writing.write(done(result), len(result.data))
                 continue
             computing = alone if computes_alone(output, threads) else together
             while (block := next(reading)) is not None:
                 changed = (
-                    _done(_Result(block.view, block))
+                    done(Result(block.view, block))
                     if copied
                     else computing.submit(_changed, block, output, plan.base, device)
                 )
@@ -153,20 +136,17 @@ def _read(plan: MergePlan, source: TensorSource, buffers: Buffers, decoders: Exe
             yield None
 
 
-def _reads_ahead(plan: MergePlan) -> int:
-    """How many blocks are read ahead: fewer where some are large."""
-    largest = max(
-        (_rows(plan.base[item.name]) * row_bytes(plan.base[item.name]) for item in plan.outputs if item.steps),
-        default=1,
-    )
-    return max(1, min(_READS_AHEAD, _WAITING_BYTES // max(largest, 1)))
+def _largest_block(plan: MergePlan) -> int:
+    """Bytes of the largest block that is computed, but for those that a short rest was joined to."""
+    specs = (plan.base[item.source] for item in plan.outputs if item.steps and item.source is not None)
+    return max((_rows(spec) * row_bytes(spec) for spec in specs), default=1)
 
 
 def _rows(spec: Spec) -> int:
     return max(BLOCK_ROWS, _BLOCK_BYTES // max(row_bytes(spec), 1))
 
 
-def _changed(block: Block, output: Output, base: Mapping[str, Spec], device: str) -> _Result:
+def _changed(block: Block, output: Output, base: Mapping[str, Spec], device: str) -> Result:
     """The rows of a block after every step, as bytes: each step casts to the dtype it holds and changes them."""
     spec = base[output.name]
     rows = torch.from_numpy(block.data).view(TORCH[spec.dtype])
@@ -179,21 +159,7 @@ def _changed(block: Block, output: Output, base: Mapping[str, Spec], device: str
     for step in output.steps:
         if step.row is not None:
             rows = step.row.rows(rows.to(TORCH[step.held]), block.begin)
-    return _Result(_bytes_of(rows.to(TORCH[output.spec.dtype])), block)
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """Bytes to write, and the block that they were made of."""
-
-    data: Buffer
-    block: Block | None
-
-
-def _done(result: _Result) -> Future[_Result]:
-    future: Future[_Result] = Future()
-    future.set_result(result)
-    return future
+    return Result(_bytes_of(rows.to(TORCH[output.spec.dtype])), block)
 
 
 @contextmanager
@@ -228,9 +194,14 @@ class _Groups:
         self._source = source
         self._device = device
         self._ready: dict[str, torch.Tensor] = {}
+        self._freed_bytes = 0
 
     def take(self, output: Output) -> torch.Tensor:
         if output.name not in self._ready:
+            self._freed_bytes += size_bytes(output.spec.dtype, output.spec.shape) or 0
+            if self._freed_bytes > _FREED_BYTES:
+                give_back_freed_memory()
+                self._freed_bytes = 0
             self._compute(self._plan.groups[output.group or 0].names, self._plan.groups[output.group or 0].steps)
         return self._ready.pop(output.name)
 
@@ -265,85 +236,3 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     if not plain.numel():
         return memoryview(b"")
     return plain.reshape(-1).view(torch.uint8).numpy().data
-
-
-class _Ahead:
-    """What an iterator gives, made in a thread of its own a few items ahead."""
-
-    def __init__(self, items: Iterator[Block | None], count: int) -> None:
-        self._items = items
-        self._count = count
-        self._ahead: deque[Future[Block | None]] = deque()
-
-    def __enter__(self) -> _Ahead:
-        self._pool = ThreadPoolExecutor(1, "read")
-        for _ in range(self._count):
-            self._submit()
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def __next__(self) -> Block | None:
-        self._submit()
-        return self._ahead.popleft().result()
-
-    def _submit(self) -> None:
-        self._ahead.append(self._pool.submit(next, self._items, None))
-
-
-class _Writing:
-    """Writes and hashes in a thread of its own, a few blocks behind."""
-
-    def __init__(self, writer: ModelWriter, progress: Progress, buffers: Buffers, lanes: int) -> None:
-        self._writer = writer
-        self._progress = progress
-        self._buffers = buffers
-        self._lanes = lanes
-        self._waiting: deque[tuple[Future[None], int]] = deque()
-        self._waiting_bytes = 0
-
-    def __enter__(self) -> _Writing:
-        self._pool = ThreadPoolExecutor(1, "write")
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def begin(self, name: str, content: blake3.blake3 | None) -> None:
-        """The next bytes are those of tensor `name`; `content` holds their digest after `finish`."""
-        self._content = content
-        self._submit(0, self._writer.begin, name)
-
-    def write(self, result: Future[_Result], size_bytes: int) -> None:
-        """Append what will be there, about `size_bytes`; every lane may have one to compute."""
-        least = 1 if result.done() else self._lanes + 1
-        self._submit(size_bytes, self._write, result, self._content)
-        while len(self._waiting) > least and self._waiting_bytes > _WAITING_BYTES:
-            self._wait()
-
-    def _write(self, future: Future[_Result], content: blake3.blake3 | None) -> None:
-        result = future.result()
-        if content is not None:
-            content.update(result.data)
-        self._writer.write(result.data)
-        self._progress.advance(len(result.data))
-        if result.block is not None:
-            self._buffers.give(result.block)
-
-    def finish(self) -> None:
-        """Wait for all that was submitted, and let the writer finish."""
-        while self._waiting:
-            self._wait()
-        self._writer.finish()
-
-    def _submit(self, size_bytes: int, function: Callable[..., None], *arguments: object) -> None:
-        self._waiting.append((self._pool.submit(function, *arguments), size_bytes))
-        self._waiting_bytes += size_bytes
-        while len(self._waiting) > self._lanes + _WRITES_AHEAD:
-            self._wait()
-
-    def _wait(self) -> None:
-        first, size_bytes = self._waiting.popleft()
-        first.result()
-        self._waiting_bytes -= size_bytes

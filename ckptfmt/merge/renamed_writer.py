@@ -10,7 +10,7 @@ import numpy as np
 
 from ckptfmt.digest import Buffer
 from ckptfmt.format.dtypes import BITS, size_bytes
-from ckptfmt.merge.execute import ModelWriter
+from ckptfmt.merge.pipeline import ModelWriter
 from ckptfmt.merge.plan import Output
 from ckptfmt.merge.universal_names import Placed, Renaming
 from ckptfmt.storage import durable

@@ -46,11 +46,15 @@ def check(height: int, side: int, rank: int, cuts: list[int], dtype: torch.dtype
     for begin, end in pairs(cuts):
         block = product_rows(left, right, begin, end, transposed=False)
         assert torch.equal(block, whole[begin:end]), (height, side, rank, begin, end)
+        again = product_rows(left, right, begin, end, transposed=False, kept=False)
+        assert torch.equal(again, block), ("in scratch", height, side, rank, begin, end)
     left, right = torch.randn(side, rank, dtype=dtype), torch.randn(rank, height, dtype=dtype)
     whole = (left @ right).T
     for begin, end in pairs(cuts):
         block = product_rows(left, right, begin, end, transposed=True)
         assert torch.equal(block, whole[begin:end]), ("transposed", height, side, rank, begin, end)
+        again = product_rows(left, right, begin, end, transposed=True, kept=False)
+        assert torch.equal(again, block), ("transposed, in scratch", height, side, rank, begin, end)
 
 
 @pytest.mark.parametrize("past", range(18))

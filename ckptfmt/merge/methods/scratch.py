@@ -10,7 +10,7 @@ import torch
 
 Use = Literal["product", "sum"]
 
-_KEPT_BYTES: Final = 16 << 20
+_KEPT_BYTES: Final = 32 << 20
 """What is larger is no block, but a tensor that is changed whole: its memory is not kept."""
 _STEP: Final = 256 << 10
 
