@@ -1,0 +1,1 @@
+"""Re-encoding with more time: factors of adapters that are lost, found again in what they were merged into."""
