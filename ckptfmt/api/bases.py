@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from ckptfmt.api.results import BaseKept, BaseReport, BaseVerified, RefChanged
-from ckptfmt.api.shared import needs_base
+from ckptfmt.api.shared import bases_needed, needs_itself
 from ckptfmt.errors import Conflict, InvalidInput, NotFound
-from ckptfmt.format.manifest import logical_bytes
+from ckptfmt.format.manifest import Manifest, logical_bytes
 from ckptfmt.format.refs import BASES
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, all_bases, find_base, places_of
@@ -45,7 +45,7 @@ def describe(store: Store, base: Base) -> BaseReport:
         root=record.root,
         files=len(record.files),
         tensors=sum(tensor.role == "model" for tensor in record.tensors),
-        kept=needs_base(store, base.name, base.digest) is None,
+        kept=needs_itself(store, base.name, base.digest) is None,
         repo=record.repo,
         revision=record.revision,
         path=places[0] if places else None,
@@ -91,7 +91,7 @@ def keep(store: Store, name: str, progress: Progress) -> BaseKept:
     """Copy a referenced base in."""
     base = find_base(store, name)
     size = 0
-    if needs_base(store, name, base.digest) is not None:
+    if needs_itself(store, name, base.digest) is not None:
         size = keep_base(store, base, progress=progress)
     else:
         note_kept(store, base)
@@ -110,14 +110,20 @@ def drop(store: Store, name: str) -> RefChanged:
         bound = [
             generation.name
             for generation in store.refs.manifests()
-            if (link := store.manifest(generation.target or "").base) is not None and link.record == base.digest
+            if _needs(store, store.manifest(generation.target or ""), base.digest)
         ]
         if bound:
             raise Conflict(
-                f"base {name!r} is needed by {len(bound)} checkpoints ({', '.join(bound[:_SHOWN])}"
-                + (", …)" if len(bound) > _SHOWN else ")"),
+                f"base {name!r} is needed by {len(bound)} checkpoint{'s' * (len(bound) > 1)} "
+                f"({', '.join(bound[:_SHOWN])}{', …' * (len(bound) > _SHOWN)})",
                 code="needed",
                 hint=f"ckptfmt rm {bound[0]}",
             )
     generation = store.refs.swap(base.generation, draft(None, "base rm"))
     return RefChanged(BASES + name, generation.number, None)
+
+
+def _needs(store: Store, manifest: Manifest, record: str) -> bool:
+    """Whether a checkpoint is bound to a base, or is stored against what lies in no shard but there."""
+    bound = manifest.base is not None and manifest.base.record == record
+    return bound or record in bases_needed(store, manifest)

@@ -11,8 +11,9 @@ from ckptfmt.errors import CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import BaseLink, objects_of
 from ckptfmt.format.refs import BASES
 from ckptfmt.progress import Progress
-from ckptfmt.store.bases import all_bases, outside_files
+from ckptfmt.store.bases import all_bases
 from ckptfmt.store.objects import Objects
+from ckptfmt.store.outside import all_outside
 from ckptfmt.store.shards import read_shard_header
 from ckptfmt.store.store import Store
 
@@ -91,15 +92,13 @@ def _wanted(store: Store, names: tuple[str, ...]) -> tuple[_Wanted, dict[str, se
     wanted: _Wanted = {}
     harmed: dict[str, set[str]] = {}
     problems: list[Damage] = []
-    alone = store.objects()
-    beside: dict[str, Objects] = {}
+    beside: dict[str | None, Objects] = {}
 
     def readers(base: BaseLink | None) -> Objects:
-        if base is None:
-            return alone
-        if base.record not in beside:
-            beside[base.record] = store.objects(outside_files(store, base))
-        return beside[base.record]
+        record = base.record if base is not None else None
+        if record not in beside:
+            beside[record] = store.objects(all_outside(store, base))
+        return beside[record]
 
     def tell(name: str, error: CkptfmtError) -> None:
         problems.append(Damage(f"refs/{name}", error.message, (name,)))
@@ -125,6 +124,6 @@ def _wanted(store: Store, names: tuple[str, ...]) -> tuple[_Wanted, dict[str, se
             objects = objects_of(base.record)
             stored = held.stored_bytes(objects)
             for digest in stored:
-                wanted.setdefault(digest, (objects[digest], alone))
+                wanted.setdefault(digest, (objects[digest], readers(None)))
                 harmed.setdefault(digest, set()).add(BASES + base.name)
     return wanted, harmed, problems

@@ -14,7 +14,7 @@ from ckptfmt.api.results import (
     OpaqueFile,
     PlannedCheckpoint,
 )
-from ckptfmt.api.shared import encodings_of, needs_base
+from ckptfmt.api.shared import encodings_of, needs_base, needs_itself
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import How, logical_bytes, objects_of
@@ -95,7 +95,7 @@ def make_options(
 
 def _check_base(store: Store, base: Base, progress: Progress) -> None:
     """A base that is only referenced is looked at before anything relies on it."""
-    if needs_base(store, base.name, base.digest) is None:
+    if needs_itself(store, base.name, base.digest) is None:
         return
     mismatched = check_base(store, base, base_place(store, base), full=False, progress=progress).mismatched
     if mismatched:
@@ -160,9 +160,7 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         layout=manifest.layout,
         base=manifest.base.name if manifest.base else None,
         binding=manifest.base.binding if manifest.base else "none",
-        needs_base=needs_base(store, manifest.base.name, manifest.base.record, objects_of(manifest))
-        if manifest.base
-        else None,
+        needs_base=needs_base(store, manifest),
         files=len(manifest.files),
         tensors=len(manifest.tensors),
         opaque=tuple(OpaqueFile(file.path, file.reason) for file in manifest.files if file.reason),

@@ -15,7 +15,7 @@ from ckptfmt.api.results import (
     StoragePlan,
     TensorStored,
 )
-from ckptfmt.api.shared import encodings_of, needs_base, sum_encodings
+from ckptfmt.api.shared import encodings_of, needs_base, needs_itself, sum_encodings
 from ckptfmt.errors import CkptfmtError, NotFound
 from ckptfmt.format.manifest import BaseRecord, Manifest, logical_bytes, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
@@ -76,7 +76,7 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
                 parent=refs_of.get(summary.parent, summary.parent) if summary.parent else None,
                 base=summary.base,
                 binding=summary.binding,
-                needs_base=_needs(store, used, needs),
+                needs_base=_needs(store, item.target, used, needs),
                 created=item.time,
                 logical_bytes=summary.logical_bytes,
                 stored_bytes=used.stored_bytes,
@@ -95,12 +95,14 @@ def _fits(name: str, pattern: str | None) -> bool:
     return fnmatchcase(name, pattern) or name.startswith(pattern.rstrip("/") + "/") or name == pattern
 
 
-def _needs(store: Store, used: Used, known: dict[str, NeedsBase | None]) -> NeedsBase | None:
+def _needs(store: Store, target: str, used: Used, known: dict[str, NeedsBase | None]) -> NeedsBase | None:
     summary = used.summary
-    if not used.missing or summary.base is None or summary.record is None:
+    if not used.missing:
         return None
+    if summary.base is None or summary.record is None:
+        return needs_base(store, store.manifest(target))
     if summary.record not in known:
-        known[summary.record] = needs_base(store, summary.base, summary.record)
+        known[summary.record] = needs_itself(store, summary.base, summary.record)
     return known[summary.record]
 
 
@@ -114,7 +116,7 @@ def show(store: Store, name: str) -> Shown:
         generation=generation.number if generation else None,
         id=digest,
         manifest=manifest,
-        needs_base=needs_base(store, manifest.base.name, manifest.base.record, objects) if manifest.base else None,
+        needs_base=needs_base(store, manifest),
         logical_bytes=logical_bytes(manifest),
         stored_bytes=sum(store.catalog().stored_bytes(objects).values()),
         encodings=encodings_of(store, objects),

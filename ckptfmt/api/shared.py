@@ -1,19 +1,51 @@
-"""What several verbs derive from a store."""
+"""What several verbs derive from a store, and what they all refuse."""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Mapping
 
 from ckptfmt.api.results import NeedsBase, Stored
+from ckptfmt.errors import BaseMismatch, InvalidInput
+from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.store.bases import missing_from, needed_objects, places_of
+from ckptfmt.store.graph import resolve
+from ckptfmt.store.outside import all_outside
 from ckptfmt.store.store import Store
 
 
-def needs_base(store: Store, name: str, record: str, objects: Mapping[str, int] | None = None) -> NeedsBase | None:
-    """The base that `objects` (by default all of the base's own) cannot be restored without; None if they can."""
-    wanted = dict(objects) if objects is not None else needed_objects(store.record(record))
-    if not missing_from(store, wanted):
-        return None
+def needs_itself(store: Store, name: str, record: str) -> NeedsBase | None:
+    """A base, where its own files cannot be restored from the store alone; else None."""
+    return _needed(store, name, record) if missing_from(store, needed_objects(store.record(record))) else None
+
+
+def needs_base(store: Store, manifest: Manifest) -> NeedsBase | None:
+    """The base that a checkpoint cannot be restored without: it shares tensors with it, or is stored against them.
+
+    Where these are several, the one that it is bound to; None where the store holds all it needs.
+    """
+    needed = bases_needed(store, manifest)
+    link = manifest.base
+    if link is not None and link.record in needed:
+        return _needed(store, link.name, link.record)
+    for record, name in needed.items():
+        return _needed(store, name, record)
+    return None
+
+
+def bases_needed(store: Store, manifest: Manifest) -> dict[str, str]:
+    """The bases that a checkpoint cannot be restored without: digest of the record, and name."""
+    link = manifest.base
+    bases = all_outside(store, link)
+    found = resolve(store.catalog().find_many, objects_of(manifest), bases.has)
+    needed = {base.digest: base.base for base in map(bases.holder, sorted(found.outside)) if base is not None}
+    if found.missing and not needed and link is not None:
+        needed[link.record] = link.name
+    return needed
+
+
+def _needed(store: Store, name: str, record: str) -> NeedsBase:
     places = places_of(store, record)
     return NeedsBase(name, record, places[0] if places else None)
 
@@ -37,3 +69,41 @@ def sum_encodings(rows: Iterable[tuple[str, int, int]]) -> dict[str, Stored]:
         objects, old_logical, old_stored = sums.get(encoding, (0, 0, 0))
         sums[encoding] = (objects + 1, old_logical + logical, old_stored + stored)
     return {encoding: Stored(*sums[encoding]) for encoding in sorted(sums)}
+
+
+def refuse_inside(store: Store, target: str) -> None:
+    """Raise where a result would lie among the store's own files.
+
+    Raises:
+        InvalidInput: it would.
+    """
+    if store.path is None:
+        return
+    top, place = os.path.realpath(store.path), os.path.realpath(target)
+    if place == top or place.startswith(top + os.sep):
+        raise InvalidInput(f"{target} lies inside the store {store.path}", hint="choose a directory outside of it")
+
+
+def name_lost_files(store: Store, name: str, error: BaseMismatch) -> BaseMismatch:
+    """An error of a base whose files were not found, with the first file that is not as it was recorded."""
+    link = store.manifest(store.resolve(name)[0]).base
+    if link is None or error.tensors:
+        return error
+    for place in places_of(store, link.record):
+        if lost := _lost_file(store.record(link.record), place):
+            return BaseMismatch(f"{error.message}: {lost}", tensors=(), hint=error.hint)
+    return error
+
+
+def _lost_file(record: BaseRecord, place: str) -> str | None:
+    for file in record.files:
+        path = os.path.join(place, file.path)
+        try:
+            found = os.stat(path)
+        except OSError:
+            return f"{path} is missing"
+        if not stat.S_ISREG(found.st_mode):
+            return f"{path} is no file"
+        if found.st_size != file.size:
+            return f"{path} has {found.st_size} bytes, {file.size} were recorded"
+    return None

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from ckptfmt.containers import FileSource
 from ckptfmt.digest import digest_of
-from ckptfmt.errors import IncompleteStore, InvalidInput
+from ckptfmt.errors import InvalidInput
 from ckptfmt.format import documents
 from ckptfmt.format.manifest import Adapter, BaseLink, Manifest
 from ckptfmt.merge.pickled import PickledDocument, WithSkeletons, pickled_document
@@ -19,6 +19,7 @@ from ckptfmt.storage.memory import MemoryStorage
 from ckptfmt.store.bases import outside_files
 from ckptfmt.store.catalog import Catalog
 from ckptfmt.store.objects import Objects, OutsideObjects
+from ckptfmt.store.outside import Bases, Joined
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import build_manifest
 from ckptfmt.transfer.planning import PLACEHOLDER, plan_import
@@ -42,6 +43,9 @@ class Checkpoint:
     manifest: Manifest
     objects: Objects
     outside: OutsideObjects | None = None
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.name} ({self.manifest.layout}, {self.digest[:12]})>"
 
     @cached_property
     def model(self) -> TensorSource:
@@ -85,15 +89,15 @@ def stored_checkpoint(store: Store, name: str) -> Checkpoint:
     digest, _ = store.resolve(name)
     manifest = store.manifest(digest)
     link = manifest.base
-    outside = WithSkeletons(outside_files(store, link), store.record(link.record)) if link else None
-    return Checkpoint(name, digest, manifest, store.objects(outside))
+    own = [WithSkeletons(outside_files(store, link), store.record(link.record))] if link else []
+    return Checkpoint(name, digest, manifest, store.objects(Joined([*own, Bases(store)])))
 
 
 def base_checkpoint(store: Store, record: str, name: str) -> Checkpoint:
     """A base of a store as a checkpoint: a full model without adapters."""
     found = store.record(record)
     link = BaseLink(name=name, record=record, root=found.root, binding="stated", evidence="")
-    outside = WithSkeletons(outside_files(store, link), found)
+    outside = Joined([WithSkeletons(outside_files(store, link), found), Bases(store)])
     manifest = Manifest(
         version=found.version, layout="hf-full", files=found.files, tensors=found.tensors, root=found.root
     )
@@ -140,6 +144,10 @@ class Files:
                 self._index[file.content] = (file.path, 0, file.size)
             self._index.update((each.digest, (file.path, each.offset, each.length)) for each in file.extents)
 
+    def called(self, digest: str) -> str:
+        """See `OutsideObjects.called`."""
+        return self.name
+
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""
         return digest in self._index
@@ -153,33 +161,6 @@ class Files:
         path, begin, _ = self._index[digest]
         with FileSource(f"{self.directory}/{path}") as source:
             return source.read(begin + offset, length)
-
-
-class Joined:
-    """Objects outside a store that lie in several places."""
-
-    name = "the files"
-
-    def __init__(self, parts: Sequence[OutsideObjects]) -> None:
-        self._parts = parts
-
-    def has(self, digest: str) -> bool:
-        """See `OutsideObjects.has`."""
-        return any(part.has(digest) for part in self._parts)
-
-    def length(self, digest: str) -> int:
-        """See `OutsideObjects.length`."""
-        return self._holding(digest).length(digest)
-
-    def read(self, digest: str, offset: int, length: int) -> bytes:
-        """See `OutsideObjects.read`."""
-        return self._holding(digest).read(digest, offset, length)
-
-    def _holding(self, digest: str) -> OutsideObjects:
-        for part in self._parts:
-            if part.has(digest):
-                return part
-        raise IncompleteStore(f"object {digest[:16]} is in none of the files", digest=digest)
 
 
 def objects_of(parts: Sequence[OutsideObjects]) -> Objects:

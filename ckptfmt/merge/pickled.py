@@ -84,6 +84,10 @@ class PlacedFiles(Protocol):
         """Where the files are."""
         ...
 
+    def called(self, digest: str) -> str:
+        """See `OutsideObjects.called`."""
+        ...
+
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""
         ...
@@ -109,6 +113,10 @@ class WithSkeletons:
         self.name = files.name
         self._files = files
         self._skeletons = {file.skeleton: file for file in document.files if file.skeleton is not None}
+
+    def called(self, digest: str) -> str:
+        """See `OutsideObjects.called`."""
+        return self.name
 
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""

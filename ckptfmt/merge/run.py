@@ -28,6 +28,7 @@ from ckptfmt.progress import Progress
 from ckptfmt.storage.appearing import appearing
 from ckptfmt.store.bases import missing_from, needed_objects, outside_files, places_of
 from ckptfmt.store.objects import Objects
+from ckptfmt.store.outside import Bases, Joined
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.restoring import file_bytes
 
@@ -94,7 +95,7 @@ def prepare(store: Store, request: Request) -> Prepared:
     recipe = _known_by_that_name(store, found)
     base = store.record(recipe.base.record)
     files = outside_files(store, recipe.base)
-    objects = store.objects(WithSkeletons(files, base))
+    objects = store.objects(Joined([WithSkeletons(files, base), Bases(store)]))
     outside = Outside(files, frozenset(missing_from(store, needed_objects(base))))
     source = TensorSource(f"base {recipe.base.name!r}", base, objects, outside=outside)
     config = read_config(base, objects)

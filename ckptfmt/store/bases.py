@@ -72,7 +72,7 @@ def places_of(store: Store, record: str) -> list[str]:
 def outside_files(store: Store, link: BaseLink) -> BaseFiles:
     """The files of the base that a manifest is bound to, wherever they lie now."""
     places = places_of(store, link.record)
-    return BaseFiles(link.name, lambda: store.record(link.record), places)
+    return BaseFiles(link.name, link.record, lambda: store.record(link.record), places)
 
 
 class BaseFiles:
@@ -80,13 +80,15 @@ class BaseFiles:
 
     Args:
         name: what to call the base in errors.
+        digest: of its record.
         record: gives its record, when something is looked for here.
         places: directories to look in, in order.
     """
 
-    def __init__(self, name: str, record: Callable[[], BaseRecord], places: list[str]) -> None:
+    def __init__(self, name: str, digest: str, record: Callable[[], BaseRecord], places: list[str]) -> None:
         self.name = f"base {name!r}"
-        self._base = name
+        self.base = name
+        self.digest = digest
         self._read_record = record
         self._places = places
 
@@ -108,8 +110,16 @@ class BaseFiles:
         raise BaseMismatch(
             f"{self.name} is needed and its files are not there ({seen})",
             tensors=(),
-            hint=f"ckptfmt base verify {self._base} --path DIR",
+            hint=f"ckptfmt base verify {self.base} --path DIR",
         )
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all its files are in one place, with their sizes."""
+        try:
+            return bool(self.directory)
+        except CkptfmtError:
+            return False
 
     @cached_property
     def _index(self) -> dict[str, tuple[File, int, int]]:
@@ -124,6 +134,10 @@ class BaseFiles:
     def lengths(self) -> frozenset[int]:
         """Lengths, in bytes, of the objects that lie here."""
         return frozenset(length for _, _, length in self._index.values())
+
+    def called(self, digest: str) -> str:
+        """See `OutsideObjects.called`."""
+        return self.name
 
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""

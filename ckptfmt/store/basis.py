@@ -180,7 +180,7 @@ class ProvenFrames:
 
     def _other(self, digest: str) -> DigestMismatch:
         return DigestMismatch(
-            f"object {digest[:16]}: the copy in {self._outside.name} is not what was recorded",
+            f"object {digest[:16]}: the copy in {self._outside.called(digest)} is not what was recorded",
             digest=digest,
             hint="ckptfmt base verify NAME --full, with the name that ckptfmt base ls gives it",
         )

@@ -27,9 +27,8 @@ _AHEAD: Final = 4
 class OutsideObjects(Protocol):
     """Objects that lie outside the store: the files of a referenced base."""
 
-    @property
-    def name(self) -> str:
-        """What to call them in errors."""
+    def called(self, digest: str) -> str:
+        """What to call the place where an object lies, in errors."""
         ...
 
     def has(self, digest: str) -> bool:
@@ -258,7 +257,7 @@ class Objects:
             yield frame
         if content.hexdigest() != digest:
             raise DigestMismatch(
-                f"object {digest[:16]}: the copy in {outside.name} is not what was recorded",
+                f"object {digest[:16]}: the copy in {outside.called(digest)} is not what was recorded",
                 digest=digest,
                 hint="ckptfmt base verify NAME --full, with the name that ckptfmt base ls gives it",
             )

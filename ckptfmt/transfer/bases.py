@@ -171,7 +171,7 @@ def base_place(store: Store, base: Base) -> str:
     Raises:
         BaseMismatch: they are nowhere.
     """
-    return BaseFiles(base.name, lambda: base.record, places_of(store, base.digest)).directory
+    return BaseFiles(base.name, base.digest, lambda: base.record, places_of(store, base.digest)).directory
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from ckptfmt.format.manifest import BaseLink, BaseRecord, How, Lineage, Manifest
 from ckptfmt.format.refs import Attributes, Generation
 from ckptfmt.layouts.protocol import Reading
 from ckptfmt.progress import Progress
-from ckptfmt.store.bases import Base, BaseFiles, places_of
+from ckptfmt.store.bases import Base
+from ckptfmt.store.outside import Bases, files_of
 from ckptfmt.store.publish import publish
 from ckptfmt.store.refs import draft
 from ckptfmt.store.store import Store
@@ -89,7 +90,7 @@ def import_walked(
     """
     checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
     total = sum(entry.size for entry in walked.of_kind("file"))
-    outside = _outside(store, options.base)
+    outside = Bases(store, files_of(store, options.base) if options.base is not None else None)
     if options.base is not None:  # Before any work: a base that this adapter cannot be for.
         adapter = [tensor.name for tensor in checkpoint.reading.tensors if tensor.role == "adapter"]
         touched_leaves(options.base.record, adapter, options.base.name)
@@ -147,12 +148,6 @@ def _bind(base: Base | None, content: Content) -> BaseLink | None:
     if base is None:
         return None
     return bind(base.name, base.digest, base.record, content, evidence=f"--base {base.name}")
-
-
-def _outside(store: Store, base: Base | None) -> BaseFiles | None:
-    if base is None:
-        return None
-    return BaseFiles(base.name, lambda: base.record, places_of(store, base.digest))
 
 
 def _lineage(options: Options, reading: Reading) -> Lineage | None:

@@ -12,10 +12,10 @@ from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.dtypes import size_bytes
 from ckptfmt.format.manifest import BaseRecord, Manifest
 from ckptfmt.format.shard import MAX_DEPTH
-from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.basis import BasisOf
 from ckptfmt.store.graph import closure, depth, resolve
 from ckptfmt.store.object_writer import Against
+from ckptfmt.store.outside import Bases
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.matching import Held, Key, matches
 from ckptfmt.transfer.reading import ReadCheckpoint
@@ -41,7 +41,7 @@ class References:
         store: where the others lie.
         checkpoint: what is taken in.
         documents: the base's record, the parent's manifest and so on, the first to be tried first.
-        outside: files of the checkpoint's own base.
+        outside: the files of the bases.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class References:
         store: Store,
         checkpoint: ReadCheckpoint,
         documents: Sequence[BaseRecord | Manifest],
-        outside: BaseFiles | None,
+        outside: Bases,
     ) -> None:
         self._catalog = store.catalog()
         self._objects = store.objects(outside)
@@ -80,13 +80,10 @@ class References:
                 yield Against(ENCODING, match.reference, match.digests, basis, frozenset(reaches))
 
     def _readable(self, digests: Sequence[str]) -> bool:
-        resolved = resolve(self._catalog.find_many, digests, self._lies_outside)
+        resolved = resolve(self._catalog.find_many, digests, self._outside.has)
         return not resolved.missing and all(
             depth(self._catalog.dependencies, each) < MAX_DEPTH for each in set(digests)
         )
-
-    def _lies_outside(self, digest: str) -> bool:
-        return self._outside is not None and self._outside.has(digest)
 
 
 def held_by(document: BaseRecord | Manifest) -> dict[Key, Held]:

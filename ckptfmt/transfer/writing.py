@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from ckptfmt.containers.protocol import Cut
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.format.shard import ShardObject, header_estimate
-from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.object_writer import Against
+from ckptfmt.store.outside import Bases
 from ckptfmt.store.shards import ShardWriter
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.reading import ReadCheckpoint
@@ -43,7 +43,7 @@ def storing(
     effort: Effort,
     pool: Executor,
     written: Written,
-    outside: BaseFiles | None = None,
+    outside: Bases | None = None,
     vanished: frozenset[str] = frozenset(),
     against: Callable[[Place], Sequence[Against]] = lambda place: (),
 ) -> Iterator[StoreSink]:
@@ -55,14 +55,13 @@ def storing(
         effort: how much to spend on smaller objects.
         pool: encodes.
         written: told of each shard.
-        outside: a referenced base.
+        outside: where else objects may lie.
         vanished: objects to write although the catalog still knows them.
         against: what each extent may be stored against.
     """
     catalog = store.catalog()
 
     def known(digest: str) -> bool:
-        # A copy that needs another base than this checkpoint's own would make it need one that it does not name.
         return digest not in vanished and not resolve(catalog.find_many, [digest], lies_outside).missing
 
     def lies_outside(digest: str) -> bool:

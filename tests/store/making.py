@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ckptfmt.api import Store
 from ckptfmt.format.manifest import Manifest
-from ckptfmt.store.bases import outside_files
 from ckptfmt.store.objects import Objects
+from ckptfmt.store.outside import all_outside
 from ckptfmt.store.store import Store as Engine
 from ckptfmt.transfer.restoring import file_bytes
 
@@ -140,8 +140,7 @@ def files_of(tree: Tree) -> dict[str, bytes]:
 def content_of(engine: Engine, target: str) -> dict[str, bytes]:
     """Every file of a manifest, as a restore would write it."""
     manifest: Manifest = engine.manifest(target)
-    outside = outside_files(engine, manifest.base) if manifest.base else None
-    objects: Objects = engine.objects(outside)
+    objects: Objects = engine.objects(all_outside(engine, manifest.base))
     return {file.path: b"".join(map(bytes, file_bytes(objects, file))) for file in manifest.files}
 
 

@@ -112,17 +112,20 @@ def test_against_an_edited_base_nothing_comes_back(store: Store, base: Path, tmp
     assert not (tmp_path / "back").exists()
 
 
-def test_another_import_does_not_come_to_need_that_base(store: Store, base: Path, tmp_path: Path) -> None:
-    """The very same files imported without a base: they are stored again, for nothing would say what they need."""
+def test_another_import_says_that_it_needs_that_base(store: Store, base: Path, tmp_path: Path) -> None:
+    """The very same files imported without a base are not stored again: they need the base, and say which."""
     store.add_base("base", base)
     run = changed(base, tmp_path / "run", tuned(1))
     store.import_checkpoint(run, "run", base="base")
-    store.import_checkpoint(run, "alone", effort="fast")
-    assert store.show("alone").needs_base is None
-    shutil.rmtree(base)
+    alone = store.import_checkpoint(run, "alone", effort="fast")
+    assert alone.base is None and alone.needs_base is not None and alone.needs_base.name == "base"
+    assert [row.needs_base.name for row in store.list_refs() if row.needs_base] == ["base", "base"]
+    store.drop("run")
+    with pytest.raises(CkptfmtError, match="alone"):
+        store.drop_base("base")
     comes_back(store, "alone", run, tmp_path / "back")
-    assert store.show("run").needs_base is None
-    comes_back(store, "run", run, tmp_path / "again")
+    store.keep_base("base")
+    assert store.show("alone").needs_base is None
 
 
 def test_steps_of_a_run_are_stored_against_the_step_before(store: Store, base: Path, tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Objects that lie outside the store, in several places: the files of every base that is known, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from ckptfmt.errors import IncompleteStore, NotFound
+from ckptfmt.format.manifest import BaseLink
+from ckptfmt.store.bases import Base, BaseFiles, all_bases, outside_files, places_of
+from ckptfmt.store.objects import OutsideObjects
+from ckptfmt.store.store import Store
+
+
+class Bases:
+    """The files of all bases that a store knows, as one place: a checkpoint may be stored against any of them.
+
+    Args:
+        store: knows the bases.
+        first: the base to look in before all others.
+    """
+
+    def __init__(self, store: Store, first: BaseFiles | None = None) -> None:
+        self._store = store
+        self._first = first
+
+    @cached_property
+    def _others(self) -> list[BaseFiles]:
+        known = all_bases(self._store, lambda name, error: None)
+        records = {base.digest: base for base in known}.values()
+        return [files_of(self._store, base) for base in records]
+
+    def holder(self, digest: str) -> BaseFiles | None:
+        """The base that an object is recorded to lie in; rather one whose files are there."""
+        if self._first is not None and self._first.has(digest):
+            return self._first
+        holders = [base for base in self._others if base.has(digest)]
+        return next((base for base in holders if base.is_there), holders[0] if holders else None)
+
+    def called(self, digest: str) -> str:
+        """See `OutsideObjects.called`."""
+        return self._holder(digest).name
+
+    def has(self, digest: str) -> bool:
+        """See `OutsideObjects.has`."""
+        return self.holder(digest) is not None
+
+    def length(self, digest: str) -> int:
+        """See `OutsideObjects.length`."""
+        return self._holder(digest).length(digest)
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """See `OutsideObjects.read`."""
+        return self._holder(digest).read(digest, offset, length)
+
+    def lengths(self) -> frozenset[int]:
+        """Lengths, in bytes, of the objects that lie in the base that is looked in first."""
+        return self._first.lengths() if self._first is not None else frozenset()
+
+    def _holder(self, digest: str) -> BaseFiles:
+        found = self.holder(digest)
+        if found is None:
+            raise NotFound(f"object {digest[:16]} is in no base that is known", hint="ckptfmt base ls")
+        return found
+
+
+def files_of(store: Store, base: Base) -> BaseFiles:
+    """The files of a base, wherever they lie now."""
+    return BaseFiles(base.name, base.digest, lambda: base.record, places_of(store, base.digest))
+
+
+def all_outside(store: Store, link: BaseLink | None = None) -> Bases:
+    """Wherever objects may lie outside the store, the base that a manifest is bound to first."""
+    return Bases(store, outside_files(store, link) if link is not None else None)
+
+
+class Joined:
+    """Objects outside a store that lie in several places."""
+
+    def __init__(self, parts: Sequence[OutsideObjects]) -> None:
+        self._parts = parts
+
+    def called(self, digest: str) -> str:
+        """See `OutsideObjects.called`."""
+        return self._holding(digest).called(digest)
+
+    def has(self, digest: str) -> bool:
+        """See `OutsideObjects.has`."""
+        return any(part.has(digest) for part in self._parts)
+
+    def length(self, digest: str) -> int:
+        """See `OutsideObjects.length`."""
+        return self._holding(digest).length(digest)
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """See `OutsideObjects.read`."""
+        return self._holding(digest).read(digest, offset, length)
+
+    def _holding(self, digest: str) -> OutsideObjects:
+        for part in self._parts:
+            if part.has(digest):
+                return part
+        raise IncompleteStore(f"object {digest[:16]} is in none of the files", digest=digest)
