@@ -1,9 +1,10 @@
 """Low-rank factors as integers, and their product without a rounding that a machine could choose.
 
-A factor's elements become integers with one power of two as step. A product of integers of bl and br bits over a rank r
-with bl + br + ceil(log2 r) <= 53 is computed as float64: every partial sum is an integer below 2^53, so it is exact
-in any order, on any number of threads, whatever BLAS is there. Wider left factors are cut into limbs whose products
-meet that bound. Specified in docs/format/encodings/lowrank.md.
+The elements of a row of the left factor, or of a column of the right one, become integers with a power of two as step.
+A product of integers of bl and br bits over a rank r with bl + br + ceil(log2 r) <= 53 is computed as float64: every
+partial sum is an integer of at most 53 bits, so it is exact in any order, on any number of threads, whatever BLAS is
+there. Wider left factors are cut into limbs whose products meet that bound. Specified in
+docs/format/encodings/lowrank.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ MAX_RANK: Final = 1024
 _SERIAL: Final = 1 << 18
 """Multiplications below which OpenBLAS starts no threads: ours would wait for each other's."""
 _NARROW: Final = 48
+_NOTHING: Final = -(1 << 20)
+"""The exponent of a row of zeros."""
 
 
 class FloatLayout(NamedTuple):
@@ -70,140 +73,112 @@ def scale_of(bits: int) -> Scale:
 
 
 def largest_of(words: Words, element: str) -> int:
-    """The largest magnitude among `words`: for floats their bits without the sign, for integers the number."""
-    if not len(words):
-        return 0
-    if element in INTEGERS:
-        signed = words.view(f"<i{INTEGERS[element]}")
-        return max(int(signed.max()), -int(signed.min()))
-    return int((words & words.dtype.type((1 << (8 * FLOATS[element].width - 1)) - 1)).max())
-
-
-@dataclass(frozen=True, slots=True)
-class Quantizer:
-    """How the elements of one factor become integers; each is the nearest to element / 2^step, ties to even.
-
-    Attributes:
-        element: a key of `WIDTHS`.
-        bits: no integer is larger than 2^bits.
-        step: exponent of the step.
-        scale: what elements are multiplied by first.
-    """
-
-    element: str
-    bits: int
-    step: int
-    scale: Scale = ONE
-
-    def integers(self, words: Words) -> Words:
-        """Elements as integers of 64 bits."""
-        if self.element in INTEGERS:
-            return words.view(f"<i{INTEGERS[self.element]}").astype(np.int64)
-        layout = FLOATS[self.element]
-        magnitude = (words & words.dtype.type((1 << (8 * layout.width - 1)) - 1)).astype(np.int64)
-        field = magnitude >> layout.fraction
-        mantissa = magnitude & ((1 << layout.fraction) - 1)
-        mantissa[field > 0] |= 1 << layout.fraction
-        np.maximum(field, 1, out=field)
-        mantissa *= abs(self.scale.mantissa)
-        shift = field - (layout.bias + layout.fraction - self.scale.exponent + self.step)
-        up, down = np.clip(shift, 0, 62), np.clip(-shift, 0, 62)
-        half = np.left_shift(1, np.maximum(down - 1, 0))
-        half[down == 0] = 0
-        # To the nearest, ties to even: half a unit, less one where the unit is even, is added before the shift.
-        odd = mantissa >> down & 1
-        rounded = mantissa + half
-        rounded -= (half > 0) & (odd == 0)
-        rounded >>= down
-        rounded <<= up
-        negative = words >> words.dtype.type(8 * layout.width - 1) != (self.scale.mantissa < 0)
-        rounded[negative] *= -1
-        result: Words = rounded
-        return result
-
-
-def _float_quantizer(element: str, largest: int, bits: int, scale: Scale) -> Quantizer:
-    """As fine a step as lets every element of a factor have at most `bits` bits."""
-    layout = FLOATS[element]
-    field = largest >> layout.fraction
-    if field >= (1 << (8 * layout.width - 1 - layout.fraction)) - 1:
-        raise FormatError("a factor holds NaN or an infinity: nothing can be predicted from it")
-    mantissa = largest & ((1 << layout.fraction) - 1) | (1 << layout.fraction if field else 0)
-    top = (mantissa * abs(scale.mantissa)).bit_length() + max(field, 1) - layout.bias - layout.fraction + scale.exponent
-    return Quantizer(element, bits, top - bits, scale) if mantissa else Quantizer(element, 0, 0, scale)
+    """The largest magnitude among integers."""
+    signed = words.view(f"<i{INTEGERS[element]}")
+    return max(int(signed.max(initial=0)), -int(signed.min(initial=0)))
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a left and a right factor are made integers whose product is exact.
+    """How two factors are made integers whose product is exact.
 
     Attributes:
-        left: how elements of the left factor become integers.
+        left: element type of the left factor.
         right: likewise of the right one.
+        bits: how many the integers of the left and of the right factor have.
         limb: bits of a limb of the left factor.
         limbs: how many there are.
+        scale: what elements of the right factor are multiplied by first.
     """
 
-    left: Quantizer
-    right: Quantizer
+    left: str
+    right: str
+    bits: tuple[int, int]
     limb: int
     limbs: int
-
-    @property
-    def step(self) -> int:
-        """Exponent of the product's step."""
-        return self.left.step + self.right.step
+    scale: Scale
 
 
 def split(left: tuple[str, int], right: tuple[str, int], rank: int, scale: Scale) -> Split:
-    """Choose bits and steps for a product of `rank` terms.
+    """Choose bits for a product of `rank` terms.
 
-    Floats share the 53 - ceil(log2 rank) bits there are, so that they need one limb; the right factor is multiplied by
-    `scale` first and has the odd bit. Integers are taken as they are; `scale` must be a power of two.
+    Floats share the 53 - ceil(log2 rank) bits there are, so that they need one limb; the right factor has the odd bit.
+    Integers are taken as they are; `scale` must be a power of two.
 
     Args:
-        left: element type and largest magnitude of the left factor.
+        left: element type of the left factor, and its largest magnitude where they are integers.
         right: likewise of the right one.
         rank: terms of every sum.
         scale: what the product is multiplied by.
-
-    Raises:
-        FormatError: a factor is not finite.
     """
     room = EXACT_BITS - (rank - 1).bit_length()
     if left[0] in FLOATS:
         half = room // 2
-        quantizers = _float_quantizer(*left, half, ONE), _float_quantizer(*right, room - half, scale)
-        return Split(*quantizers, limb=half, limbs=1)
-    bits = [max(largest - 1, 0).bit_length() for _, largest in (left, right)]
-    limb = room - bits[1]
-    return Split(
-        Quantizer(left[0], bits[0], 0),
-        Quantizer(right[0], bits[1], scale.exponent),
-        limb,
-        max(1, math.ceil(bits[0] / limb)),
-    )
+        return Split(left[0], right[0], (half, room - half), half, 1, scale)
+    first, second = (max(largest - 1, 0).bit_length() for _, largest in (left, right))
+    limb = room - second
+    return Split(left[0], right[0], (first, second), limb, max(1, math.ceil(first / limb)), scale)
 
 
-def right_values(integers: Words, split_: Split) -> Any:
-    """The right factor as float64 in which the product's step is contained: exact, for it is a power of two."""
-    values: Any = integers.astype(np.float64)
-    values *= math.ldexp(1.0, split_.step)
+def right_values(words: Words, parted: Split) -> Any:
+    """The right factor, shape (rank, columns), as integers times their steps: exact as float64."""
+    if parted.right in FLOATS:
+        return _quantized(words, parted.right, 0, parted.bits[1], parted.scale)
+    values: Any = words.view(f"<i{INTEGERS[parted.right]}").astype(np.float64)
+    values *= math.ldexp(1.0, parted.scale.exponent)
     return values
 
 
-def left_limbs(integers: Words, split_: Split) -> list[Any]:
-    """The left factor as float64 arrays whose sum it is, the lowest limb first."""
+def left_limbs(words: Words, parted: Split) -> list[Any]:
+    """The left factor, shape (rows, rank), as float64 arrays whose sum it is, the lowest limb first."""
+    if parted.left in FLOATS:
+        return [_quantized(words, parted.left, 1, parted.bits[0], ONE)]
+    integers = words.view(f"<i{INTEGERS[parted.left]}").astype(np.int64)
     limbs = []
-    for index in range(split_.limbs):
+    for index in range(parted.limbs):
         part = integers
-        if index < split_.limbs - 1:
-            part = integers & ((1 << split_.limb) - 1)
-            integers = integers >> split_.limb
+        if index < parted.limbs - 1:
+            part = integers & ((1 << parted.limb) - 1)
+            integers = integers >> parted.limb
         limb = part.astype(np.float64)
-        limb *= math.ldexp(1.0, index * split_.limb)
+        limb *= math.ldexp(1.0, index * parted.limb)
         limbs.append(limb)
     return limbs
+
+
+def _quantized(words: Words, element: str, axis: int, bits: int, scale: Scale) -> Any:
+    """Floats times `scale` as integers of `bits` bits times a power of two for every column (axis 0) or row (axis 1).
+
+    The step is as fine as the largest element of the column or row lets it be; elements go to the nearest integer, ties
+    to even.
+    """
+    layout = FLOATS[element]
+    magnitude = (words & words.dtype.type((1 << (8 * layout.width - 1)) - 1)).astype(np.int64)
+    field = magnitude >> layout.fraction
+    if int(field.max(initial=0)) >= (1 << (8 * layout.width - 1 - layout.fraction)) - 1:
+        raise FormatError("a factor holds NaN or an infinity: nothing can be predicted from it")
+    mantissa = magnitude & ((1 << layout.fraction) - 1)
+    mantissa[field > 0] |= 1 << layout.fraction
+    # Exponents of what a mantissa's lowest bit is worth.
+    exponents = np.maximum(field, 1)
+    exponents += scale.exponent - layout.bias - layout.fraction
+    mantissa *= abs(scale.mantissa)
+    _, lengths = np.frexp(mantissa.astype(np.float64))
+    tops = np.where(mantissa > 0, lengths + exponents, _NOTHING).max(axis=axis, keepdims=True)
+    steps = np.where(tops > _NOTHING, tops - bits, 0)
+    shift = exponents - steps
+    up, down = np.clip(shift, 0, 62), np.clip(-shift, 0, 62)
+    half = np.left_shift(1, np.maximum(down - 1, 0))
+    half[down == 0] = 0
+    # To the nearest, ties to even: half a unit, less one where the unit is even, is added before the shift.
+    odd = mantissa >> down & 1
+    mantissa += half
+    mantissa -= (half > 0) & (odd == 0)
+    mantissa >>= down
+    mantissa <<= up
+    mantissa[(words >> words.dtype.type(8 * layout.width - 1) != 0) != (scale.mantissa < 0)] *= -1
+    values: Any = np.ldexp(mantissa.astype(np.float64), steps.astype(np.int32))
+    return values
 
 
 def multiply(limbs: list[Any], right: Any, out: Any, spare: Any) -> None:

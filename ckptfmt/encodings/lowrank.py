@@ -77,7 +77,7 @@ class Lowrank:
         _check_lengths(len(frame), basis, element)
         if len(frame) < 2:
             return None
-        if bytes(frame) == bytes(basis.words):
+        if np.array_equal(np.frombuffer(frame, np.uint8), np.frombuffer(basis.words, np.uint8)):
             return bytes((SAME_FORM,))
         keep_freed_memory()
         _, width = kind_of(element)

@@ -102,7 +102,8 @@ def classes_of_updates(sums: Words, words: Words, element: str, noise: int, befo
     """
     under, update, kind, floats = before
     if element == "F32":
-        # The sum's steps are so much finer that it follows the update's.
+        # The sum's steps are so much finer that it follows the update's. A product's zero may have either sign.
+        update[update == _SIGN] = 0
         narrow = np.empty(update.shape, word_type(FLOATS[kind].width))
         narrow_words(update, kind, narrow, np.empty_like(update))
         return classes_of_sums(update, narrow, kind, noise)
@@ -121,6 +122,7 @@ def classes_of_updates(sums: Words, words: Words, element: str, noise: int, befo
     nearest = need.copy()
     spare = np.empty_like(need)
     round_to(nearest, kind, spare)
+    huge = (nearest & np.uint32(0x7F800000)) == 0x7F800000
     need ^= _SIGN
     floats.add(need, nearest)
     beyond = np.where(need == 0, words & words.dtype.type(1) != 0, (need >> np.uint32(31)) == rounded.lower)
@@ -136,7 +138,9 @@ def classes_of_updates(sums: Words, words: Words, element: str, noise: int, befo
     logarithms = nearest.view(np.int32)
     logarithms >>= 21
     logarithms -= np.int32(4 * 127)
-    return _classes(logarithms, rounded, noise)
+    classes = _classes(logarithms, rounded, noise)
+    classes[huge] = NEVER
+    return classes
 
 
 def _rounded(sums: Any, words: Words, element: str) -> _Rounded:

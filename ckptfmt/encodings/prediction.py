@@ -19,7 +19,8 @@ from ckptfmt.encodings.factors import FLOATS, INTEGERS, MAX_RANK, WIDTHS, scale_
 from ckptfmt.encodings.protocol import Source
 from ckptfmt.encodings.references import Reference, parse_reference
 from ckptfmt.encodings.rounding import RULES
-from ckptfmt.encodings.stages import PreparedStage, Target, predict, prepare
+from ckptfmt.encodings.stages import Target, predict
+from ckptfmt.encodings.updates import Update, prepare
 from ckptfmt.errors import FormatError
 
 MAX_STAGES: Final = 4
@@ -101,9 +102,9 @@ class _Cache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sources: tuple[Source, ...] = ()
-        self._prepared: list[PreparedStage] = []
+        self._prepared: list[Update] = []
 
-    def prepared(self, stages: Sequence[Stage], factors: Sequence[Source]) -> list[PreparedStage]:
+    def prepared(self, stages: Sequence[Stage], factors: Sequence[Source]) -> list[Update]:
         """What every range needs of the factors, made once."""
         with self._lock:
             if len(factors) != len(self._sources) or any(
@@ -223,6 +224,11 @@ def parse_prediction(text: str) -> Prediction:
 
 
 def _parse_stage(text: str) -> Stage:
+    """Read what `Stage.name` gives.
+
+    Raises:
+        FormatError: it is no such text.
+    """
     match = _STAGE.fullmatch(text)
     if match is None:
         raise FormatError(f"no prediction can be made by {text!r}")

@@ -68,7 +68,7 @@ class Floats(Protocol):
         ...
 
     def sums64(self, left: Words, right: Words) -> Any:
-        """The sums as float64."""
+        """The sums as float64; zero is +0."""
         ...
 
 
@@ -92,7 +92,9 @@ class Ieee:
 
     def sums64(self, left: Words, right: Words) -> Any:
         """One sum."""
-        return np.add(left.view(np.float32), right.view(np.float32), dtype=np.float64)
+        sums: Any = np.add(left.view(np.float32), right.view(np.float32), dtype=np.float64)
+        sums += 0.0
+        return sums
 
 
 class Plain:
@@ -107,9 +109,7 @@ class Plain:
 
     def add(self, sums: Words, update: Words) -> None:
         """Sums of float32 numbers are multiples of 2^-149."""
-        total = self.sums64(sums, update)
-        total += 0.0
-        sums[...] = narrow_bits(total)
+        sums[...] = narrow_bits(self.sums64(sums, update))
 
     def multiply(self, numbers: Words, scale: int) -> None:
         """Products of float32 numbers have 48 bits."""
@@ -117,7 +117,10 @@ class Plain:
 
     def sums64(self, left: Words, right: Words) -> Any:
         """One sum."""
-        return widen_bits(left) + widen_bits(right)
+        sums = widen_bits(left)
+        sums += widen_bits(right)
+        sums += 0.0
+        return sums
 
 
 def widen_bits(words: Words) -> Any:

@@ -9,121 +9,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.digest import Buffer
-from ckptfmt.encodings.factors import (
-    ONE,
-    WIDTHS,
-    Split,
-    largest_of,
-    left_limbs,
-    multiply,
-    right_values,
-    scale_of,
-    split,
-)
+from ckptfmt.encodings.factors import WIDTHS, multiply
 from ckptfmt.encodings.nearness import NEVER, Before, classes_of_sums, classes_of_updates
 from ckptfmt.encodings.protocol import Source
 from ckptfmt.encodings.references import Cast
-from ckptfmt.encodings.rounding import RULES, Floats, Rule, floats_here, narrow_words, round_to, widen
+from ckptfmt.encodings.rounding import Floats, floats_here, narrow_words, round_to, widen
+from ckptfmt.encodings.updates import Update, limbs_of
 from ckptfmt.encodings.words import Words, word_type
 
 TILE_ROWS: Final = 64
 TILE: Final = 1 << 15
 """Elements of a tile."""
-_SCAN: Final = 4 << 20
-"""Bytes of a factor that are looked at together."""
 _FULL: Final = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
 """The exponent of NaN and infinities."""
-
-
-class StageLike(Protocol):
-    """What is computed of a stage; see `prediction.Stage`."""
-
-    begin: int
-    rows: int
-    rank: int
-    columns: int
-    left: str
-    right: str
-    scale: int
-    rule: str
-    transposed: bool
-
-
-class PreparedStage(NamedTuple):
-    """A stage of which all is known that every range needs.
-
-    Attributes:
-        begin: first row of the update.
-        end: one past its last.
-        left: element type of the factor whose rows are the update's: U, or V where it is transposed.
-        left_index: its place among a stage's two sources.
-        rows: shape of U or V as it is stored.
-        right: the other factor, shape (rank, columns), float64, with the product's step.
-        split: how elements become integers.
-        rule: how the update is added.
-        late_scale: bits of what the product is multiplied by after a rounding, or None.
-    """
-
-    begin: int
-    end: int
-    left: str
-    left_index: int
-    shape: tuple[int, int]
-    right: Any
-    split: Split
-    rule: Rule
-    late_scale: int | None
-
-
-def prepare(stage: Any, left: Source, right: Source) -> PreparedStage:
-    """Look at both factors of a stage, and read the right one of the product.
-
-    Raises:
-        FormatError: a factor holds NaN or an infinity.
-    """
-    rule = RULES[stage.rule]
-    given = ((stage.left, (stage.rows, stage.rank), left), (stage.right, (stage.rank, stage.columns), right))
-    outer, inner = reversed(given) if stage.transposed else given
-    late = rule.scaled_late
-    parted = split(
-        (outer[0], _largest(*outer)), (inner[0], _largest(*inner)), stage.rank, ONE if late else scale_of(stage.scale)
-    )
-    element, (height, width), source = inner
-    words = np.frombuffer(source(0, height * width * WIDTHS[element]), word_type(WIDTHS[element]))
-    integers = parted.right.integers(words).reshape(height, width)
-    values = right_values(np.ascontiguousarray(integers.T) if stage.transposed else integers, parted)
-    rows = stage.columns if stage.transposed else stage.rows
-    late_scale = stage.scale if late else None
-    return PreparedStage(
-        stage.begin, stage.begin + rows, outer[0], int(stage.transposed), outer[1], values, parted, rule, late_scale
-    )
-
-
-def _largest(element: str, shape: tuple[int, int], source: Source) -> int:
-    length, width = shape[0] * shape[1] * WIDTHS[element], WIDTHS[element]
-    return max(
-        largest_of(np.frombuffer(source(begin, min(begin + _SCAN, length)), word_type(width)), element)
-        for begin in range(0, length, _SCAN)
-    )
-
-
-def _limbs(stage: PreparedStage, source: Source, begin: int, end: int) -> list[Any]:
-    """The left factor of rows `begin` to `end` of the update."""
-    width, (height, across) = WIDTHS[stage.left], stage.shape
-    if stage.left_index:
-        parts = [source((row * across + begin) * width, (row * across + end) * width) for row in range(height)]
-        words = np.frombuffer(b"".join(parts), word_type(width)).reshape(height, end - begin).T
-    else:
-        given = source(begin * across * width, end * across * width)
-        words = np.frombuffer(given, word_type(width)).reshape(end - begin, across)
-    shape = words.shape
-    return left_limbs(stage.split.left.integers(words.reshape(-1)).reshape(shape), stage.split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +48,16 @@ class Target:
 
 
 class _Active(NamedTuple):
-    """A stage in a range.
+    """An update in a range.
 
     Attributes:
-        stage: it.
+        update: it.
         begin: first row of the tensor in the range to which it adds.
         end: one past the last.
         limbs: the left factor of these rows.
     """
 
-    stage: PreparedStage
+    update: Update
     begin: int
     end: int
     limbs: list[Any]
@@ -174,8 +78,8 @@ class _Scratch:
     """
 
     def __init__(self, tile: int, target: Target, active: Sequence[_Active]) -> None:
-        rounds = tile if any(each.stage.rule.rounded for each in active) else 0
-        limbs = tile if any(each.stage.split.limbs > 1 for each in active) else 0
+        rounds = tile if any(each.update.rule.rounded for each in active) else 0
+        limbs = tile if any(each.update.split.limbs > 1 for each in active) else 0
         self.bits, self.update, self.spare = (np.empty(tile, np.uint32) for _ in range(3))
         self.product, self.limb = np.empty(tile), np.empty(limbs)
         self.exact = np.empty(tile if target.element == "F32" else 0)
@@ -198,7 +102,7 @@ class _Tile:
 
 
 def predict(
-    base: Buffer, first: int, target: Target, stages: Sequence[PreparedStage], sources: Sequence[Source]
+    base: Buffer, first: int, target: Target, updates: Sequence[Update], sources: Sequence[Source]
 ) -> tuple[Words, Words]:
     """Predict the elements from `first` on, as many as `base` has.
 
@@ -206,7 +110,7 @@ def predict(
         base: words of the held type.
         first: index of the first element in the tensor.
         target: what is predicted.
-        stages: what is added.
+        updates: what is added.
         sources: U and V of each stage.
 
     Returns:
@@ -219,11 +123,12 @@ def predict(
     last = first + len(given)
     begin, end = first // columns, -(-last // columns)
     active: list[_Active] = []
-    for index, stage in enumerate(stages):
-        low, high = max(begin, stage.begin), min(end, stage.end)
+    for index, update in enumerate(updates):
+        low, high = max(begin, update.begin), min(end, update.end)
         if low < high:
-            source = sources[2 * index + stage.left_index]
-            active.append(_Active(stage, low, high, _limbs(stage, source, low - stage.begin, high - stage.begin)))
+            source = sources[2 * index + update.transposed]
+            limbs = limbs_of(update, source, low - update.begin, high - update.begin)
+            active.append(_Active(update, low, high, limbs))
     merge = _Merge(target, floats_here(), active)
     with np.errstate(all="ignore"):
         for tile in _tiles(first, last, columns):
@@ -287,19 +192,19 @@ class _Merge:
 
     def _add(self, active: _Active, rows: slice, tile: _Tile, part: slice, shape: tuple[int, int]) -> None:
         """Add one update to some rows of a tile."""
-        scratch, stage = self._scratch, active.stage
+        scratch, its = self._scratch, active.update
         bits, update, spare = (_shaped(each, shape)[part] for each in (scratch.bits, scratch.update, scratch.spare))
         product, limb = _shaped(scratch.product, shape)[part], _shaped(scratch.limb, shape)[part]
-        multiply([each[rows] for each in active.limbs], stage.right[:, tile.column : tile.stop], product, limb)
+        multiply([each[rows] for each in active.limbs], its.right[:, tile.column : tile.stop], product, limb)
         self._floats.narrow(product, update)
-        if stage.rule.rounded is not None:
+        if its.rule.rounded is not None:
             raw = _shaped(scratch.raw, shape)[part]
             raw[...] = update
-            if stage.late_scale is not None:
-                self._floats.multiply(raw, stage.late_scale)
-                round_to(update, stage.rule.rounded, spare)
-                self._floats.multiply(update, stage.late_scale)
-            round_to(update, stage.rule.rounded, spare)
+            if its.late_scale is not None:
+                self._floats.multiply(raw, its.late_scale)
+                round_to(update, its.rule.rounded, spare)
+                self._floats.multiply(update, its.late_scale)
+            round_to(update, its.rule.rounded, spare)
             _shaped(scratch.under, shape)[part] = bits
         elif self._target.element == "F32":
             _shaped(scratch.exact, shape)[part] = self._floats.sums64(bits, update)
@@ -309,7 +214,7 @@ class _Merge:
         """Classes of some rows of a tile, to which the update `index` was added last; -1: none."""
         if index < 0:
             return NEVER
-        scratch, target, rounded = self._scratch, self._target, self._active[index].stage.rule.rounded
+        scratch, target, rounded = self._scratch, self._target, self._active[index].update.rule.rounded
         bits = _shaped(scratch.bits, shape)[part]
         if rounded is None:
             sums = _shaped(scratch.exact, shape)[part] if target.element == "F32" else bits
