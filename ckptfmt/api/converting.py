@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 
 from ckptfmt.api import merging
 from ckptfmt.api.results import ConvertReport, MergeReport
+from ckptfmt.api.shared import refuse_inside
 from ckptfmt.convert.adapter_out import adapter_directory
 from ckptfmt.convert.checkpoint import Checkpoint, base_checkpoint, read_checkpoint, stored_checkpoint
 from ckptfmt.convert.full import convert_model
@@ -37,10 +38,12 @@ def export_ref(
     """Convert a checkpoint of a store into a directory that does not exist or is empty."""
     _check_target(format)
     wanted = parse_tolerance(tolerance)
+    refuse_inside(store, target)
     checkpoint = stored_checkpoint(store, name)
     if format != "peft":
         if not _is_adapted(checkpoint):
             return _report(convert_model(checkpoint, target, format, progress=progress))
+        _refuse_other_base(store, checkpoint, base)
         for each in checkpoint.manifest.adapters:
             if adapter in (None, each.name):
                 refuse_unscaled(checkpoint, each)
@@ -124,10 +127,9 @@ def _stored_ground(store: Store, checkpoint: Checkpoint, base: str | None) -> Gr
     if not checkpoint.has_model:
         raise InvalidInput(f"{checkpoint.name} holds no model (layout {checkpoint.manifest.layout})")
     link = checkpoint.manifest.base
+    _refuse_other_base(store, checkpoint, base)
     if base is not None:
         found = find_base(store, base)
-        if link is not None and link.root != found.record.root:
-            raise InvalidInput(f"{checkpoint.name} is bound to base {link.name!r}, which is not {base!r}")
         name, record, root = found.name, found.digest, found.record.root
         binding, evidence = (link.binding, link.evidence) if link else ("stated", f"export --base {base}")
     elif link is not None:
@@ -136,6 +138,14 @@ def _stored_ground(store: Store, checkpoint: Checkpoint, base: str | None) -> Gr
         hint = f"ckptfmt bind {checkpoint.name} --base NAME"
         raise IntegrityError(f"{checkpoint.name} is bound to no base", code="no-binding", hint=hint)
     return Ground(base_checkpoint(store, record, name), name, record, root, binding, evidence)
+
+
+def _refuse_other_base(store: Store, checkpoint: Checkpoint, base: str | None) -> None:
+    link = checkpoint.manifest.base
+    if base is not None and link is not None and link.root != find_base(store, base).record.root:
+        raise InvalidInput(
+            f"{checkpoint.name} is bound to base {link.name!r}, which is not {base!r}", hint="leave --base out"
+        )
 
 
 def _report(done: Converted) -> ConvertReport:

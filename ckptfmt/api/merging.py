@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import get_args
 
 from ckptfmt.api.results import MergeReport
+from ckptfmt.api.shared import name_lost_files, refuse_inside
 from ckptfmt.errors import BaseMismatch, InvalidInput
 from ckptfmt.format.manifest import How
 from ckptfmt.merge.form import Format
@@ -32,6 +34,7 @@ def merge_ref(
     progress: Progress,
 ) -> MergeReport:
     """Merge a checkpoint into a directory that does not exist or is empty."""
+    refuse_inside(store, target)
     prepared = _prepare(store, name, dtype=dtype, device=device, how=how, adapters=adapters, format=format)
     with _explained(store, prepared, progress):
         return _report(prepared, merge(prepared, target, progress=progress))
@@ -65,8 +68,14 @@ def _prepare(
         raise InvalidInput(f"--format: {format!r} is none of {', '.join(get_args(Format))}")
     if device not in ("cpu", "cuda"):
         raise InvalidInput(f"--device: {device!r} is neither cpu nor cuda")
+    for chosen, weight in (adapters or {}).items():
+        if not math.isfinite(weight):
+            raise InvalidInput(f"--adapter {chosen}={weight}: the weight is a finite number", hint="as in style=0.7")
     kept = None if dtype in (None, "keep") else dtype
-    return prepare(store, Request(name, kept, device, how, adapters, format))
+    try:
+        return prepare(store, Request(name, kept, device, how, adapters, format))
+    except BaseMismatch as error:
+        raise name_lost_files(store, name, error) from error
 
 
 def _report(prepared: Prepared, merged: Merged) -> MergeReport:

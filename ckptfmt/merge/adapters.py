@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import torch
 
+from ckptfmt.errors import MergeError
 from ckptfmt.format.manifest import Adapter, Manifest
 from ckptfmt.merge.execute import TORCH
 from ckptfmt.merge.protocol import Spec
 from ckptfmt.merge.source import TensorSource
 from ckptfmt.store.objects import Objects
+
+_FLOATS: Final = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+_PART: Final = 1 << 20
+"""Elements that are looked at together."""
 
 
 class StoredAdapter:
@@ -53,4 +58,17 @@ class StoredAdapter:
         spec = self.tensors[name]
         data = bytearray(b"".join(self._source.frames(name)))
         dtype = TORCH[spec.dtype]
-        return (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).view(spec.shape)
+        tensor = (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).view(spec.shape)
+        if not _is_finite(tensor):
+            raise MergeError(
+                f"adapter {self.name} cannot be merged: {name} holds NaN or infinite numbers",
+                hint="its training went astray: merge an earlier checkpoint of it",
+            )
+        return tensor
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if tensor.dtype not in _FLOATS:
+        return True
+    flat = tensor.reshape(-1)
+    return all(bool(flat[at : at + _PART].isfinite().all()) for at in range(0, flat.numel(), _PART))

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from ckptfmt import __version__
+from ckptfmt.errors import FormatError
 from ckptfmt.format.manifest import BaseRecord, File, Manifest
 from ckptfmt.merge.plan import MergePlan
 from ckptfmt.merge.recipe import Recipe
@@ -47,11 +48,20 @@ def beside_files(base: BaseRecord | Manifest, own: Manifest | None) -> dict[str,
 
 
 def read_config(base: BaseRecord | Manifest, objects: Objects) -> dict[str, Any]:
-    """The base's `config.json`; empty where it has none."""
+    """The base's `config.json`; empty where it has none.
+
+    Raises:
+        FormatError: it is not JSON.
+    """
     file = next((file for file in base.files if file.path == CONFIG and file.content is not None), None)
     if file is None or file.content is None or file.size > _MAX_BYTES:
         return {}
-    found = json.loads(objects.read(file.content, file.size))
+    try:
+        found = json.loads(objects.read(file.content, file.size))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(
+            f"the base's {CONFIG} is not JSON: {error}", hint="mend it and record the base again: ckptfmt base add"
+        ) from error
     return found if isinstance(found, dict) else {}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ckptfmt.errors import BaseMismatch, IntegrityError, MergeError, NotFound
+from ckptfmt.errors import BaseMismatch, IntegrityError, InvalidInput, MergeError, NotFound
 from ckptfmt.format.manifest import Adapter, BaseLink, How, Manifest
 
 OUTPUT: Final = "output"
@@ -124,7 +124,10 @@ def _own_adapters(manifest: Manifest, name: str, chosen: Mapping[str, float] | N
     if chosen is not None:
         missing = [wanted for wanted in chosen if wanted not in known]
         if missing:
-            raise MergeError(f"{name} has no adapter {missing[0]!r} (it has: {', '.join(known) or 'none'})")
+            raise MergeError(
+                f"{name} has no adapter {missing[0]!r} (it has: {', '.join(known) or 'none'})",
+                hint=f"ckptfmt show {name}",
+            )
         return [(known[wanted], weight) for wanted, weight in chosen.items()]
     if not known:
         raise MergeError(
@@ -162,6 +165,7 @@ def _ingredients(
     trained further, so it stands in its place; one trained `parent-only` knew none before its parent's.
     """
     ingredients: list[Ingredient] = []
+    said: list[How] = []
     superseding = alone = False
     held: str | None = OUTPUT
     for position, (digest, manifest) in enumerate(chain):
@@ -174,6 +178,7 @@ def _ingredients(
         if lineage is None or lineage.parent is None or alone:
             break
         stated = lineage.how or how
+        said += [lineage.how] if lineage.how else []
         if stated is None:
             raise MergeError(
                 f"{name}: {_stage(manifest) or digest[:16]} does not say how it goes on from its parent",
@@ -183,7 +188,16 @@ def _ingredients(
             held = lineage.dtype or dtype
         superseding = stated == "resume"
         alone = stated == "parent-only"
+    if how is not None and said and how not in said and len(said) == _steps(chain):
+        raise InvalidInput(
+            f"{name}: --how {how} contradicts what its stages say themselves: {', '.join(dict.fromkeys(said))}",
+            hint="leave --how out, or import the stages again with the --how that is meant",
+        )
     return ingredients
+
+
+def _steps(chain: list[tuple[str, Manifest]]) -> int:
+    return sum(1 for _, manifest in chain if manifest.lineage and manifest.lineage.parent)
 
 
 def _parent_adapters(manifest: Manifest, name: str) -> list[tuple[Adapter, float]]:

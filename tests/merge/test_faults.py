@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
 
 from ckptfmt.api import Store
@@ -99,7 +100,7 @@ def _write_sources(place: Place) -> None:
         f"base_model.model.model.layers.{layer}.self_attn.q_proj.{half}.weight": (
             "F32",
             shape,
-            making.noise(20 + layer, shape[0] * shape[1] * 4),
+            np.random.default_rng(20 + layer).standard_normal(shape, np.float32).tobytes(),
         )
         for layer in range(2)
         for half, shape in (("lora_A", (2, 64)), ("lora_B", (ROWS, 2)))

@@ -58,6 +58,11 @@ def _refuse_unplaced(ledger: Ledger, shadow: Shadow, wrapped: Wrapped) -> None:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         hint = "is this the model that the adapter was trained on?"
         raise ledger.error(f"the base has no {', '.join(lost[:3])}{more}", hint=hint)
+    ignored = sorted(name for name in wrapped.unplaced if mark not in name)
+    if ignored:
+        more = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
+        names = ", ".join(map(repr, ignored[:3]))
+        ledger.note(f"{names}{more}: peft finds no place for it and ignores it, and so does this")
 
 
 def _plan_layer(ledger: Ledger, layers: PeftLayers, module: str, layer: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ckptfmt.errors import MergeError
 from ckptfmt.merge.methods.bases import Base
 from ckptfmt.merge.methods.steps import Held, InTurn, Step, TensorRows, TensorWhole
 from ckptfmt.merge.protocol import Adapter, Changes, ModuleChange, RowChange, Setting, Spec
+
+_UNMERGED: Final = "use it unmerged, with peft"
 
 
 @dataclass
@@ -59,7 +61,8 @@ class Ledger:
 
     def error(self, message: str, hint: str | None = None) -> MergeError:
         """An error that names the adapter."""
-        return MergeError(f"adapter {self.adapter.name} cannot be merged: {message}", hint=hint)
+        message = " ".join(message.split())  # What peft says may have many lines.
+        return MergeError(f"adapter {self.adapter.name} cannot be merged: {message}", hint=hint or _UNMERGED)
 
     def changes(self) -> Changes:
         """All of it, as the execution takes it."""

@@ -6,9 +6,11 @@ What this path does not do (convolutions, fused experts, the rarer variants) goe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from ckptfmt.merge.methods.bases import HEADS
+from ckptfmt.merge.methods.configuration import check_scaling
 from ckptfmt.merge.methods.keys import AdapterKeys, is_targeted, pattern_value
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.steps import AddBias, AddProduct, Decompose
@@ -24,6 +26,7 @@ _VARIANTS: Final = (
     "use_qalora",
     "corda_config",
 )
+_KNOWN: Final = "put the lora_alpha of its training into its adapter_config.json and import it again"
 _PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "lora_ga"})
 """Ways to begin that leave base and arithmetic as they are; pissa, olora, loftq and mica do not."""
 
@@ -110,6 +113,9 @@ def _plan_module(ledger: Ledger, module: str, parts: dict[str, str]) -> bool:
     magnitude = parts.get("lora_magnitude_vector")
     if magnitude and transposed:
         return False
+    if magnitude and ledger.adapter.tensors[magnitude].shape != (out,):
+        raise ledger.error(f"{magnitude} has shape {list(ledger.adapter.tensors[magnitude].shape)}, not [{out}]")
+    _refuse_whole_numbers(ledger, [left, right, *filter(None, [magnitude, parts.get("lora_B.bias")])])
     targets = tied_targets(ledger, target)
     for each in targets:
         if magnitude:
@@ -127,6 +133,13 @@ def _plan_module(ledger: Ledger, module: str, parts: dict[str, str]) -> bool:
     return True
 
 
+def _refuse_whole_numbers(ledger: Ledger, names: Iterable[str]) -> None:
+    for name in names:
+        dtype = ledger.adapter.tensors[name].dtype
+        if not dtype.startswith(("F", "BF")):
+            raise ledger.error(f"{name} is stored as {dtype}: no factor is made of such numbers")
+
+
 def _fit(ledger: Ledger, module: str, left: str, right: str) -> tuple[int | None, int, int]:
     """Sizes out, rank and in of a module's factors; out is None where they are not matrices."""
     b, a = (ledger.adapter.tensors[name].shape for name in (left, right))
@@ -135,7 +148,10 @@ def _fit(ledger: Ledger, module: str, left: str, right: str) -> tuple[int | None
     config = ledger.adapter.config
     rank = pattern_value(config.get("rank_pattern"), module, config.get("r", a[0]))
     if not a[0] == b[1] == rank:
-        raise ledger.error(f"{module} has factors of rank {a[0]} and {b[1]}, its configuration says {rank}")
+        raise ledger.error(
+            f"{module} has factors of rank {a[0]} and {b[1]}, its configuration says {rank}",
+            hint="is this the adapter_config.json that was saved with these tensors?",
+        )
     return b[0], a[0], a[1]
 
 
@@ -143,8 +159,11 @@ def _scaling(ledger: Ledger, module: str, rank: int, *, weight: float | None = N
     """`alpha / r`, or `alpha / sqrt(r)` with rsLoRA, times the weight of the adapter."""
     config = ledger.adapter.config
     alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
+    if alpha is None:
+        raise ledger.error(f"its lora_alpha is null: the scaling of {module} is not known", hint=_KNOWN)
     factor = ledger.setting.weight if weight is None else weight
     scaling: float = factor * alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    check_scaling(f"adapter {ledger.adapter.name}", module, scaling)
     return scaling
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from ckptfmt.merge.methods.arithmetic import product_rows
+from ckptfmt.merge.methods.configuration import check_scaling
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.steps import Held
 
@@ -101,7 +102,8 @@ def _shared(ledger: Ledger, module: str) -> str:
 def _scale(ledger: Ledger, module: str, rank: int) -> float:
     config: Any = ledger.adapter.config
     alpha = config.get("lora_alpha")
-    if not isinstance(alpha, int | float):
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         raise ledger.error(f"nothing tells the scale of {module}: the checkpoint has no lora_alpha")
     scale = alpha / rank
+    check_scaling(f"adapter {ledger.adapter.name}", module, scale)
     return scale if ledger.setting.weight == 1.0 else scale * ledger.setting.weight

@@ -71,7 +71,8 @@ class PeftLayers:
         """
         import peft  # noqa: PLC0415
 
-        made = peft.PeftConfig.from_peft_type(**copy.deepcopy(dict(self.config)))
+        with quiet():
+            made = peft.PeftConfig.from_peft_type(**copy.deepcopy(dict(self.config)))
         made.inference_mode = True
         if only is not None:
             _narrow(made, only)

@@ -17,6 +17,7 @@ from ckptfmt.merge.protocol import Adapter
 
 Planner = Callable[[Ledger], None]
 
+_SAVE: Final = "save it again with PeftModel.save_pretrained"
 _PROMPTS: Final = "it learns inputs, not weights: there is nothing to add to the base"
 _ROUTED: Final = "it chooses between experts for each token: no single weights give that"
 _LAYERS: Final = (
@@ -59,10 +60,10 @@ def planner(adapter: Adapter) -> Planner:
             hint=f"known are {', '.join(sorted(METHODS))}",
         )
     if not adapter.tensors:
-        raise MergeError(f"adapter {adapter.name} cannot be merged: it has no tensors")
+        raise MergeError(f"adapter {adapter.name} cannot be merged: it has no tensors", hint=_SAVE)
     if not adapter.config:
         raise MergeError(
-            f"adapter {adapter.name} cannot be merged: it has no configuration, so its scaling is not known",
+            f"adapter {adapter.name} cannot be merged: it has no readable configuration: its scaling is not known",
             hint="put the adapter_config.json of its training beside it",
         )
     return METHODS[method]

@@ -30,6 +30,10 @@ def plan_trained(ledger: Ledger, keys: AdapterKeys) -> None:
     Raises:
         MergeError: a tensor fits nothing in the base.
     """
+    for tensor in (*keys.held.values(), *keys.saved.values(), *keys.tokens.values()):
+        dtype = ledger.adapter.tensors[tensor].dtype
+        if not dtype.startswith(("F", "BF")):
+            raise ledger.error(f"{tensor} is stored as {dtype}: no weight is trained in such numbers")
     lora = set(keys.lora)
     for name, tensor in keys.held.items():
         _load(ledger, name, tensor, lora)
@@ -91,6 +95,8 @@ def _untie(ledger: Ledger, tensor: str | None, name: str) -> None:
         ledger.added[name] = (spec, embedding, [])
         return
     shape = ledger.adapter.tensors[tensor].shape
+    if shape[1:] != spec.shape[1:]:
+        raise ledger.error(f"{tensor} has shape {list(shape)}, {embedding} in the base {list(spec.shape)}")
     ledger.added[name] = (Spec(spec.dtype, shape), None, [Replace(ledger.held(tensor), 1.0)])
     _resized(ledger, name, shape)
 
@@ -148,7 +154,7 @@ def _replace_rows(ledger: Ledger, module: str, tensor: str) -> None:
         raise ledger.error(f"{tensor} has no counterpart in the base: there is no {module}.weight")
     shape = ledger.adapter.tensors[tensor].shape
     rows = ledger.shape(target)[0]
-    if len(indices) != shape[0] or shape[1:] != ledger.shape(target)[1:] or any(not 0 <= at < rows for at in indices):
+    if shape != (len(indices), *ledger.shape(target)[1:]) or any(not 0 <= at < rows for at in indices):
         raise ledger.error(f"{tensor} has shape {list(shape)} for {len(indices)} tokens of {target}")
     for twin in tied_targets(ledger, target):
         ledger.add(twin, ReplaceRows(ledger.held(tensor), tuple(indices), ledger.setting.weight))
