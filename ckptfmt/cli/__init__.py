@@ -13,12 +13,13 @@ __all__ = ["main"]
 def main() -> NoReturn:
     """Run the words of this process's command line, and end it with the exit code they earned."""
     try:
-        from ckptfmt.cli.signals import interruptible
+        from ckptfmt.cli.signals import finished, interruptible
 
         interruptible()
         from ckptfmt.cli.app import run
 
         code = run(sys.argv[1:])
+        finished()
     except KeyboardInterrupt:  # Before the boundary of `run` stood, or while it told of something else.
         sys.stderr.write("ckptfmt: error: interrupted; nothing half-published [interrupted]\n")
         code = EXIT_CODES["interrupted"]

@@ -18,6 +18,11 @@ TRACEBACK_VARIABLE: Final = "CKPTFMT_TRACEBACK"
 """Set to 1, it makes a bug print its traceback."""
 
 _MOST_TENSORS: Final = 10
+_HINTS: Final = {
+    "usage": "the verb's --help says what it takes",
+    "io": "check the path and the disk under it, and run the same command again",
+}
+"""What to try where an error does not say."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -39,7 +44,7 @@ class Problem:
 
     def as_lines(self) -> list[output.Line]:
         """What stands on stderr."""
-        message = " ".join(self.message.split("\n"))
+        message = " ".join(self.message.split())
         lines: list[output.Line] = [output.Styled(f"ckptfmt: error: {message} [{self.code}]", "red")]
         unnamed = [name for name in self.tensors if name not in message]
         lines += [f"  {name}" for name in unnamed[:_MOST_TENSORS]]
@@ -82,7 +87,7 @@ def guarded(work: Callable[[], int], *, as_json: bool) -> int:
 def problem_of(error: CkptfmtError) -> Problem:
     """An error of ours as it is told."""
     tensors = error.tensors if isinstance(error, BaseMismatch) else ()
-    return Problem(error.code, error.message, error.hint, error.exit_code, tensors)
+    return Problem(error.code, error.message, error.hint or _HINTS.get(error.code), error.exit_code, tensors)
 
 
 def print_problem(problem: Problem) -> None:
@@ -116,7 +121,8 @@ def _misused(error: click.ClickException) -> Problem:
     hint = f"{path} --help"
     if isinstance(error, click.NoSuchOption) and error.option_name in ("--store", "--json") and path == "ckptfmt":
         hint = f"put {error.option_name} after the verb, as in: ckptfmt ls {error.option_name}"
-    message = error.format_message().rstrip(".").replace(". Did you", "; did you")
+    message = " ".join(error.format_message().split()).rstrip(".").replace(". Did you", "; did you")
+    message = message.replace(". Choose from: ", ", one of ")
     return Problem("usage", message[:1].lower() + message[1:], hint, EXIT_CODES["usage"])
 
 

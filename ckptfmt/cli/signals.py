@@ -24,6 +24,12 @@ def interruptible() -> None:
             signal.signal(number, _stop)
 
 
+def finished() -> None:
+    """Ignore these signals: all was done and told, and what is left is the interpreter's own end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _stop(_number: int, _frame: FrameType | None) -> None:
     global _received  # noqa: PLW0603
     _received += 1

@@ -242,3 +242,20 @@ def test_an_adapter_with_a_base_that_it_is_not_for_is_refused_before_any_work(st
     full(elsewhere / "narrow", width=8)
     assert store("import", "./wide", "--name", "x", "--base", "nobody").code == 1
     assert "x" not in [row["ref"] for row in store.json("ls")]
+
+
+@pytest.mark.parametrize("weights", [["a=nan"], ["a=inf"], ["a="], ["=0.5"], ["a=1", "a=2"]])
+def test_weights_of_adapters_are_finite_numbers_each_once(store: Shell, weights: list[str]) -> None:
+    words = [word for weight in weights for word in ("--adapter", weight)]
+    ran = store("merge", "runs/stage-1", "./out", *words)
+    assert ran.code == 2 and "hint: " in ran.err
+    assert not Path("out").exists()
+
+
+def test_messages_are_one_line_and_always_say_what_next(store: Shell) -> None:
+    ran = store("export", "runs/stage-1", "./out")
+    assert ran.code == 2 and "\\x09" not in ran.err and "one of hf, peft, universal" in ran.err
+    ran = store("merge", "runs/stage-1", "./" + "x" * 300)
+    assert ran.code == 1 and "hint: " in ran.err
+    ran = store("export", "runs/stage-1", "./out", "--format", "peft", "--tolerance", "abc")
+    assert ran.code == 2 and "hint: " in ran.err

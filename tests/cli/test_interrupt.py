@@ -110,3 +110,15 @@ def test_a_stopped_restore_leaves_no_directory(store: Shell, elsewhere: Path, la
     code, _, err = stopped(["restore", "large", str(beside / "out")], beside, signal.SIGINT, before=set())
     assert code == 130, err
     assert list(beside.iterdir()) == []
+
+
+def test_a_signal_after_the_end_changes_no_exit_code() -> None:
+    program = (
+        "import atexit, os, signal, sys\n"
+        "from ckptfmt.cli import main\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+        "sys.argv[1:] = ['version']\n"
+        "main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

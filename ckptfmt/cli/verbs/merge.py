@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -10,6 +11,7 @@ from ckptfmt.cli.output import Line
 from ckptfmt.cli.session import Session
 from ckptfmt.cli.text import count, size
 from ckptfmt.cli.verb import REF, verb
+from ckptfmt.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import MergeReport
@@ -29,11 +31,14 @@ class Weighted(click.ParamType[tuple[str, float]]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
         """Parse `style=0.7`."""
-        name, _, weight = str(value).partition("=")
+        name, given, weight = str(value).partition("=")
         try:
-            return name, float(weight) if weight else 1.0
+            found = float(weight) if given else 1.0
         except ValueError:
-            self.fail(f"{value!r}: the weight is a number, as in {name}=0.7", param, ctx)
+            found = math.nan
+        if not name or not math.isfinite(found):
+            self.fail(f"{value!r}: the weight is a number, as in {name or 'style'}=0.7", param, ctx)
+        return name, found
 
 
 @verb("merge", example=EXAMPLE)
@@ -84,6 +89,9 @@ def command(  # noqa: PLR0917 - click calls it by name
     adapter beside the parent's), resume (the parent's adapter trained further), parent-only (a new adapter on the base
     merged with the parent's own adapter and none before it).
     """
+    twice = next((name for at, (name, _) in enumerate(adapters) if name in dict(adapters[:at])), None)
+    if twice is not None:
+        raise InvalidInput(f"--adapter {twice} is given twice", hint=f"--adapter {twice}=WEIGHT, once")
     with session.store() as store, session.progress() as progress:
         report = store.merge(
             ref,
