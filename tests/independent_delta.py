@@ -1,12 +1,16 @@
-"""Decodes `delta` frames by the specification alone (docs/format/encodings/delta.md): nothing of ckptfmt is used."""
+"""Decodes `delta` by the specification alone (docs/format/encodings/delta.md): nothing of ckptfmt is used."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 
-from tests.independent_reader import decode_planes, decode_zstd, require, word_of
+if __package__:
+    from tests.independent_encodings import decode_planes, decode_zstd, require, word_of
+else:  # The files lie beside each other, somewhere else.
+    from independent_encodings import decode_planes, decode_zstd, require, word_of
 
 
 def decode_delta(data: bytes, length: int, element: str | None, reference: bytes) -> bytes:
@@ -137,3 +141,77 @@ class Stream:
                     joined >>= width
             result.append(numbers[: len(tile)])
         return result
+
+
+# --------------------------------------------------------------------------------------------------------- references
+
+NUMBER = r"(0|[1-9][0-9]{0,17})"
+
+
+def reference_of(text: str, tensors: list[bytes]) -> bytes:
+    """encodings/delta.md, "The reference": the tensors' bytes, changed by each part of the text in turn."""
+    parts = text.split(",") if text else []
+    require(len(parts) <= 4, f"{text!r}: more than four parts")
+    if parts and parts[0].startswith("fuse:"):
+        data = fused(parts.pop(0), tensors)
+    else:
+        require(len(tensors) == 1, f"{text!r} is not made of {len(tensors)} tensors")
+        data = tensors[0]
+    for part in parts:
+        data = changed(part, data)
+    return data
+
+
+def fused(part: str, tensors: list[bytes]) -> bytes:
+    match = re.fullmatch(rf"fuse:([1248]):{NUMBER}x({NUMBER}(?:\+{NUMBER})+)x{NUMBER}", part)
+    require(match, f"unknown part {part!r}")
+    width, outer, inner = int(match[1]), int(match[2]), int(match[6])
+    sizes = [int(size) for size in match[3].split("+")]
+    require(all([outer, inner, *sizes]), f"{part}: an axis of no length")
+    lengths = [width * outer * size * inner for size in sizes]
+    require(lengths == [len(tensor) for tensor in tensors], f"{part}: other tensors")
+    shaped = [
+        np.frombuffer(tensor, f"V{width}").reshape(outer, size, inner)
+        for tensor, size in zip(tensors, sizes, strict=True)
+    ]
+    return np.concatenate(shaped, axis=1).tobytes()
+
+
+def changed(part: str, data: bytes) -> bytes:
+    if match := re.fullmatch(r"cast:(BF16|F16|F32):(BF16|F16|F32)", part):
+        require(match[1] != match[2], f"unknown part {part!r}")
+        return cast(data, match[1], match[2])
+    if match := re.fullmatch(rf"transpose:([1248]):{NUMBER}x{NUMBER}", part):
+        width, rows, columns = map(int, match.groups())
+        require(len(data) == width * rows * columns > 0, f"{part}: another tensor")
+        return np.frombuffer(data, f"V{width}").reshape(rows, columns).T.tobytes()
+    match = re.fullmatch(rf"slice:([1248]):{NUMBER}x{NUMBER}x{NUMBER}:{NUMBER}\+{NUMBER}", part)
+    require(match, f"unknown part {part!r}")
+    width, outer, size, inner, begin, count = map(int, match.groups())
+    require(len(data) == width * outer * size * inner > 0, f"{part}: another tensor")
+    require(0 < count <= size - begin, f"{part}: beyond its axis")
+    return np.frombuffer(data, f"V{width}").reshape(outer, size, inner)[:, begin : begin + count].tobytes()
+
+
+def cast(data: bytes, of: str, to: str) -> bytes:
+    """By way of F32, in integers but for the rounding of numbers to F16, which numpy does by itself."""
+    require(len(data) % (4 if of == "F32" else 2) == 0, f"cast:{of}:{to}: no whole number of elements")
+    words = np.frombuffer(data, "<u4" if of == "F32" else "<u2").astype(np.uint64)
+    if of == "BF16":
+        words = words << np.uint64(16)
+    elif of == "F16":
+        sign, payload = (words & np.uint64(0x8000)) << np.uint64(16), (words & np.uint64(0x3FF)) << np.uint64(13)
+        is_nan = words & np.uint64(0x7FFF) > 0x7C00
+        numbers = words.astype("<u2").view("<f2").astype("<f4").view("<u4").astype(np.uint64)
+        words = np.where(is_nan, sign | np.uint64(0x7FC00000) | payload, numbers)
+    is_nan = words & np.uint64(0x7FFFFFFF) > 0x7F800000
+    if to == "BF16":
+        odd = words >> np.uint64(16) & np.uint64(1)
+        rounded = words + np.uint64(0x7FFF) + odd >> np.uint64(16)
+        words = np.where(is_nan, words >> np.uint64(16) | np.uint64(0x40), rounded)
+    elif to == "F16":
+        sign, payload = (words >> np.uint64(16)) & np.uint64(0x8000), words >> np.uint64(13) & np.uint64(0x3FF)
+        with np.errstate(all="ignore"):
+            rounded = words.astype("<u4").view("<f4").astype("<f2").view("<u2")
+        words = np.where(is_nan, sign | np.uint64(0x7E00) | payload, rounded)
+    return words.astype("<u4" if to == "F32" else "<u2").tobytes()

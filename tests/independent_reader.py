@@ -1,37 +1,39 @@
 """Restores a checkpoint from a store by the specification alone: it imports nothing of ckptfmt.
 
-    python tests/independent_reader.py STORE NAME TARGET
+    python tests/independent_reader.py STORE NAME TARGET [--base DIRECTORY]
 
-NAME is a ref or a manifest id. Every page of docs/format/ that it follows is named beside the code. It is written to
-be read, not to be fast: whole objects are held in memory.
+NAME is a ref or a manifest id; a directory is where the files of a base lie that is not in the store. Every page of
+docs/format/ that it follows is named beside the code. It is written to be read, not to be fast: whole objects are held
+in memory. It needs the files independent_encodings.py and independent_delta.py beside it.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xxhash
-import zstandard
 from blake3 import blake3
-from pcodec import wrapped
+
+if __package__:
+    from tests.independent_delta import decode_delta, reference_of
+    from tests.independent_encodings import DamagedError, decode_planes, decode_zstd, require
+else:  # The files lie beside each other, somewhere else.
+    from independent_delta import decode_delta, reference_of
+    from independent_encodings import DamagedError, decode_planes, decode_zstd, require
 
 FRAME = 4 << 20
 VERSION = 1
+MAX_DEPTH = 8
 
-
-class DamagedError(Exception):
-    """What was read is not what the specification says it must be."""
-
-
-def require(condition: object, message: str) -> None:
-    if not condition:
-        raise DamagedError(message)
+ENCODINGS = {"zstd": decode_zstd, "planes": decode_planes}
+RELATIVE = {"delta": (reference_of, decode_delta)}
+"""Encodings that need other objects: what makes the reference of these, and what decodes a frame with it."""
 
 
 # ---------------------------------------------------------------------------------------------------------- documents
@@ -75,10 +77,13 @@ def manifest_of(store: Path, name: str) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------------- shards
 
+Copy = tuple[Path, int, dict[str, Any]]
+"""A file, the offset in it of an object's first stored byte, and how it is stored."""
 
-def all_objects(store: Path) -> dict[str, list[tuple[Path, int, dict[str, Any]]]]:
+
+def all_objects(store: Path) -> dict[str, list[Copy]]:
     """shard.md: every shard's header says which objects it holds, where and how."""
-    found: dict[str, list[tuple[Path, int, dict[str, Any]]]] = {}
+    found: dict[str, list[Copy]] = {}
     for path in sorted(store.glob("shards/??/*.safetensors")):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -94,125 +99,118 @@ def all_objects(store: Path) -> dict[str, list[tuple[Path, int, dict[str, Any]]]
     return found
 
 
-def frames(path: Path, begin: int, stored: dict[str, Any]) -> Iterator[bytes]:
-    """shard.md, "Frames": each is checked over its stored bytes; one as long as it decodes to is raw."""
-    length = stored["length"]
-    decoded = [min(FRAME, length - start) for start in range(0, length, FRAME)]
-    with path.open("rb") as file:
-        file.seek(begin)
+def base_objects(store: Path, directories: Sequence[Path]) -> dict[str, list[tuple[Path, int, int]]]:
+    """base-record.md: where objects may lie in a base's own files: path, offset and length of each."""
+    found: dict[str, list[tuple[Path, int, int]]] = {}
+    for record in sorted(store.glob("bases/*.json")):
+        data = record.read_bytes()
+        require(blake3(data).hexdigest() == record.stem, f"{record}: damaged")
+        for file in checked(json.loads(data), record)["files"]:
+            for directory in directories:
+                path = inside(directory, file["path"])
+                if "content" in file:
+                    found.setdefault(file["content"], []).append((path, 0, file["size"]))
+                for extent in file.get("extents", []):
+                    found.setdefault(extent["digest"], []).append((path, extent["offset"], extent["length"]))
+    return found
+
+
+class Objects:
+    """The objects of a store and of bases outside it; a digest is the BLAKE3-256 of an object's decoded bytes."""
+
+    def __init__(self, store: Path, bases: Sequence[Path] = ()) -> None:
+        self.copies = all_objects(store)
+        self.outside = base_objects(store, bases)
+        self.needed: dict[str, bytes] = {}
+
+    def read(self, digest: str, above: tuple[str, ...] = ()) -> bytes:
+        """shard.md, "Dependencies": any sound copy will do. `above` are the objects that this one is read for."""
+        problem = f"object {digest} is not in the store, nor in a base that was named"
+        require(digest not in above, f"object {digest} depends on itself")
+        if digest in self.needed:
+            return self.needed[digest]
+        for path, begin, stored in self.copies.get(digest, []):
+            try:
+                data = b"".join(self.frames(path, begin, stored, (*above, digest)))
+                require(blake3(data).hexdigest() == digest, f"{path}: {digest}: wrong content")
+            except DamagedError as error:
+                problem = str(error)
+            else:
+                break
+        else:
+            data = self.read_outside(digest, problem)
+        if above:
+            self.needed[digest] = data
+        return data
+
+    def read_outside(self, digest: str, problem: str) -> bytes:
+        """base-record.md: what lies in a base's file may have changed, and is proven by its digest before use."""
+        for path, begin, length in self.outside.get(digest, []):
+            if path.is_file():
+                with path.open("rb") as file:
+                    file.seek(begin)
+                    data = file.read(length)
+                if blake3(data).hexdigest() == digest:
+                    return data
+                problem = f"{path}: {digest} is not what was recorded"
+        raise DamagedError(problem)
+
+    def frames(self, path: Path, begin: int, stored: dict[str, Any], above: tuple[str, ...]) -> Iterator[bytes]:
+        """shard.md, "Frames": each is checked over its stored bytes; one as long as it decodes to is raw."""
+        length, name, element = stored["length"], stored["encoding"], stored.get("element")
+        reference = cache(lambda: self.reference(stored, above))
+        decoded = [min(FRAME, length - start) for start in range(0, length, FRAME)]
+        position = begin
         for index, (take, give) in enumerate(zip(stored.get("frames", decoded), decoded, strict=True)):
-            data = file.read(take)
+            with path.open("rb") as file:
+                file.seek(position)
+                data = file.read(take)
+            position += take
             require(
                 xxhash.xxh3_128_hexdigest(data) == stored["sums"][32 * index : 32 * index + 32],
                 f"{path}: byte {begin}, frame {index}: damaged",
             )
-            yield data if take == give else ENCODINGS[stored["encoding"]](data, give, stored.get("element"))
+            if take == give:
+                yield data
+            elif name in RELATIVE:
+                start = index * FRAME
+                yield RELATIVE[name][1](data, give, element, reference()[start : start + give])
+            else:
+                require(name in ENCODINGS, f"{path}: byte {begin}: unknown encoding {name!r}")
+                yield ENCODINGS[name](data, give, element)
 
-
-def object_bytes(objects: dict[str, list[tuple[Path, int, dict[str, Any]]]], digest: str, length: int) -> bytes:
-    """shard.md: a digest is the BLAKE3-256 of the decoded bytes; any sound copy will do."""
-    problem = f"object {digest} is not in the store (a referenced base holds it?)"
-    for path, begin, stored in objects.get(digest, []):
-        try:
-            data = b"".join(frames(path, begin, stored))
-            require(len(data) == length and blake3(data).hexdigest() == digest, f"{path}: {digest}: wrong content")
-        except DamagedError as error:
-            problem = str(error)
-        else:
-            return data
-    raise DamagedError(problem)
-
-
-# ---------------------------------------------------------------------------------------------------------- encodings
-
-
-def decode_zstd(data: bytes, length: int, element: str | None) -> bytes:
-    """encodings/zstd.md."""
-    require(zstandard.frame_content_size(data) == length, "zstd: wrong content size")
-    return zstandard.ZstdDecompressor().decompress(data, max_output_size=length, allow_extra_data=False)
-
-
-def decode_planes(data: bytes, length: int, element: str | None) -> bytes:
-    """encodings/planes.md, followed step by step in unsigned 64-bit integers."""
-    kind, width = word_of(element)
-    count, spare = divmod(length, width)
-    form, dropped, tail, body = data[0], data[1], data[2 : 2 + spare], data[2 + spare :]
-    bits = 8 * width - dropped
-    mask = np.uint64((1 << bits) - 1)
-    one, last = np.uint64(1), np.uint64(max(bits - 1, 0))
-    if form == 1:
-        number = -(-bits // 8)
-        value = np.zeros(count, np.uint64)
-        lengths = np.frombuffer(body[: 4 * number], "<u4").tolist()
-        position = 4 * number
-        for size in lengths:
-            plane = body[position : position + size]
-            position += size
-            plane = plane if size == count else decode_zstd(plane, count, None)
-            value = value << np.uint64(8) | np.frombuffer(plane, np.uint8).astype(np.uint64)
-        require(position == len(body), "planes: trailing bytes")
-        value >>= np.uint64(8 * number - bits)
-        if kind != "unsigned" and bits:
-            sign = value & one
-            if kind == "signed":
-                value = value ^ np.where(sign == one, mask ^ one, np.uint64(0))
-            value = (value >> one | sign << last) & mask
-    else:
-        require(
-            form == 2 and body[:2] in (b"\x04\x00", b"\x04\x01") and body[2] in (0x00, 0x10), "planes: unknown form"
-        )
-        size = 16 if bits <= 16 else 32 if bits <= 32 else 64
-        numbers = np.empty(count, f"<u{size // 8}")
-        file, _ = wrapped.FileDecompressor.new(body[:2])
-        chunk, taken = file.chunk_decompressor(body[2:], f"u{size}")
-        progress, read = chunk.read_page_into(body[2 + taken :], count, numbers)
-        require(progress.finished and 2 + taken + read == len(body), "planes: damaged pcodec page")
-        value = numbers.astype(np.uint64)
-        top = one << last
-        if kind == "signed":
-            value = value ^ top
-        elif kind == "float":
-            value = np.where(value & top, value ^ top, value ^ mask)
-    words = value << np.uint64(dropped) if bits else value
-    return words.astype(f"<u{width}").tobytes() + tail
-
-
-def word_of(element: str | None) -> tuple[str, int]:
-    """encodings/planes.md, "Words"."""
-    if element in ("F16", "BF16", "F32", "F64", "C64", "C128"):
-        return "float", {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "C64": 4, "C128": 8}[element]
-    if element in ("I16", "I32", "I64", "U16", "U32", "U64"):
-        return "signed" if element[0] == "I" else "unsigned", int(element[1:]) // 8
-    return "unsigned", 1
-
-
-ENCODINGS = {"zstd": decode_zstd, "planes": decode_planes}
+    def reference(self, stored: dict[str, Any], above: tuple[str, ...]) -> bytes:
+        """shard.md, "Dependencies": at most eight follow one another."""
+        require(len(above) <= MAX_DEPTH, f"object {above[0]}: more than {MAX_DEPTH} dependencies in a row")
+        make: Callable[[str, list[bytes]], bytes] = RELATIVE[stored["encoding"]][0]
+        data = make(stored.get("reference", ""), [self.read(each, above) for each in stored["dependencies"]])
+        require(len(data) == stored["length"], f"object {above[-1]}: its reference has {len(data)} bytes")
+        return data
 
 
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-def file_bytes(objects: dict[str, list[tuple[Path, int, dict[str, Any]]]], file: dict[str, Any]) -> bytes:
+def file_bytes(objects: Objects, file: dict[str, Any]) -> bytes:
     """manifest.md, "Files": the skeleton's bytes fill what the extents leave."""
     if "content" in file:
-        return object_bytes(objects, file["content"], file["size"])
+        return objects.read(file["content"])
     extents = file.get("extents", [])
-    rest = file["size"] - sum(extent["length"] for extent in extents)
-    skeleton = object_bytes(objects, file["skeleton"], rest) if "skeleton" in file else b""
+    skeleton = objects.read(file["skeleton"]) if "skeleton" in file else b""
     parts, position, used = [], 0, 0
     for extent in extents:
         gap = extent["offset"] - position
-        parts += [skeleton[used : used + gap], object_bytes(objects, extent["digest"], extent["length"])]
+        parts += [skeleton[used : used + gap], objects.read(extent["digest"])]
         used += gap
         position = extent["offset"] + extent["length"]
     return b"".join([*parts, skeleton[used:]])
 
 
-def restore(store: Path, name: str, target: Path) -> int:
+def restore(store: Path, name: str, target: Path, bases: Sequence[Path] = ()) -> int:
     """Write every file, link and empty directory of a checkpoint below `target`; the number of files."""
     unsealed(store / "store.json")
     manifest = manifest_of(store, name)
-    objects = all_objects(store)
+    objects = Objects(store, bases)
     for path in manifest.get("directories", []):
         inside(target, path).mkdir(parents=True, exist_ok=True)
     for file in manifest["files"]:
@@ -232,5 +230,15 @@ def inside(target: Path, path: str) -> Path:
     return target / path
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--base", type=Path, action="append", default=[], help="where a referenced base's files lie")
+    given = parser.parse_args()
+    print(restore(given.store, given.name, given.target, given.base), "files restored")
+
+
 if __name__ == "__main__":
-    print(restore(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])), "files restored")
+    main()
