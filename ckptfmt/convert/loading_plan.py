@@ -19,6 +19,7 @@ from ckptfmt.convert.loading_source import Item, Loadable, spec_of
 from ckptfmt.errors import InvalidInput, MergeError
 from ckptfmt.layouts.names import name_keys
 from ckptfmt.merge.methods.bases import HEADS, INPUTS
+from ckptfmt.merge.methods.configuration import check_configuration
 from ckptfmt.merge.methods.keys import PREFIX, pattern_value
 from ckptfmt.merge.protocol import Spec
 
@@ -159,6 +160,9 @@ class _Planner:
         theirs = {place.adapter for place in places if place.adapter}
         self.theirs = next(iter(theirs)) if len(theirs) == 1 else self.mine if self.mine in theirs else None
         self.parts = {_bare(item.name): item for item in source.items if item.adapter and item.adapter == self.mine}
+        config = source.config(self.mine or "")
+        if "peft_type" in config:  # Others' say what they like under these names.
+            check_configuration(source.where, config, self.parts)
         self.slots = {_bare(place.name): place for place in places if place.adapter and place.adapter == self.theirs}
 
     def plan(self) -> LoadPlan:

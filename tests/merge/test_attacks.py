@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ckptfmt import load_into
 from ckptfmt.api.converting import convert
 from ckptfmt.errors import CkptfmtError, FormatError, InvalidInput, MergeError
 from ckptfmt.merge.methods import configuration
@@ -211,3 +212,15 @@ def test_a_base_that_lost_a_file_says_which(
         based.merge("one", tmp_path / "out")
     assert error.value.exit_code == 3 and "model.safetensors" in error.value.message and word in error.value.message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("changes", [{"alpha_pattern": {"(.+)+x": 4}}, {"alpha_pattern": [1]}, {"lora_alpha": "8"}])
+def test_loading_into_a_model_asks_nothing_of_such_a_configuration(
+    tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "_PATIENCE_SECONDS", 0.5)
+    made.adapter(tmp_path / "adapter")
+    configure(tmp_path, **changes)
+    with pytest.raises(FormatError) as error:
+        load_into(torch.nn.Linear(2, 2), tmp_path / "adapter")
+    assert error.value.exit_code == 5
