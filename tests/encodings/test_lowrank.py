@@ -110,7 +110,7 @@ def test_what_predictions_get_wrong_takes_little(
         size += len(stored)
         entropy += conditional_entropy(frame, element, basis)
     assert 8 * size / count <= most
-    assert size <= 1.05 * entropy / 8 + 16 * 60
+    assert size <= 1.12 * entropy / 8 + 16 * 60
 
 
 def conditional_entropy(frame: bytes, element: str, basis: Basis) -> float:
