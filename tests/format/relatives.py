@@ -29,7 +29,7 @@ def model(seed: int) -> Tensors:
     }
     return {
         "model.embed_tokens.weight": gauss(60, 48),
-        "model.layers.0.mlp.up_proj.weight": gauss(64, 48),
+        "model.layers.0.mlp.up_proj.weight": gauss(128, 96),
         "model.layers.0.mlp.down_proj.weight": gauss(48, 64),
         **experts,
         "model.norm.weight": torch.ones(48).bfloat16(),
