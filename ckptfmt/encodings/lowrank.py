@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.delta import DELTA
@@ -79,7 +78,6 @@ class Lowrank:
             return None
         if np.array_equal(np.frombuffer(frame, np.uint8), np.frombuffer(basis.words, np.uint8)):
             return bytes((SAME_FORM,))
-        keep_freed_memory()
         _, width = kind_of(element)
         stored: Buffer | None = None
         if len(frame) % width == 0:
@@ -99,7 +97,6 @@ class Lowrank:
         _check_lengths(length, basis, element)
         if not 1 < length <= FRAME_BYTES or not len(stored):
             raise FormatError(f"no lowrank frame of {length} bytes: {len(stored)} are stored")
-        keep_freed_memory()
         _, width = kind_of(element)
         reader = Reader(stored)
         (form,) = reader.take(1)
@@ -229,12 +226,11 @@ def _read_grouped(reader: Reader, count: int, element: str | None, basis: Basis)
 def _members(table: Words, levels: Words) -> list[Any]:
     """The places of the elements of each group, ascending; group 0 has those of all, and is left empty."""
     groups = table.take(levels)
-    some = np.flatnonzero(groups)
+    some = np.flatnonzero(groups != 0)
     group = groups.take(some)
-    members: list[Any] = [np.empty(0, np.int64)]
-    for index in range(1, MAX_GROUPS):
-        members.append(some.take(np.flatnonzero(group == index)))
-    return members
+    ordered = some.take(np.argsort(group, kind="stable"))
+    ends = np.cumsum(np.bincount(group, minlength=MAX_GROUPS))
+    return np.split(ordered, ends[:-1])
 
 
 LOWRANK: Final = Lowrank()

@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from ckptfmt.encodings.words import Words, word_type
 TILE_ROWS: Final = 64
 TILE: Final = 1 << 15
 """Elements of a tile."""
+_keep_freed_memory = functools.cache(keep_freed_memory)
+"""What it changes is the process's: once is enough."""
 _FULL: Final = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
 """The exponent of NaN and infinities."""
 
@@ -116,7 +119,7 @@ def predict(
     Returns:
         Words of type `element`, and their classes.
     """
-    keep_freed_memory()
+    _keep_freed_memory()
     columns = target.columns
     given = np.frombuffer(base, word_type(WIDTHS[target.held]))
     words, classes = np.empty(len(given), word_type(WIDTHS[target.element])), np.empty(len(given), np.uint8)
@@ -143,7 +146,7 @@ def predict(
 def _rectangle(flat: Words, shape: tuple[int, int], columns: int) -> Words:
     """A view of rows that begin `columns` elements apart."""
     width = flat.dtype.itemsize
-    return np.lib.stride_tricks.as_strided(flat, shape, (columns * width, width))
+    return np.ndarray(shape, flat.dtype, flat.data, 0, (columns * width, width))
 
 
 def _tiles(first: int, last: int, columns: int) -> Iterator[_Tile]:
