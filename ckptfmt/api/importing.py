@@ -9,6 +9,7 @@ from typing import Final, get_args
 from ckptfmt.api.results import (
     CheckpointReport,
     FailedPart,
+    Found,
     ImportPlan,
     ImportReport,
     OpaqueFile,
@@ -168,6 +169,7 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         logical_bytes=logical_bytes(manifest),
         new_bytes=imported.new_bytes,
         encodings=encodings_of(store, objects_of(manifest)),
+        found=Found(imported.likely.name, imported.likely.why) if imported.likely is not None else None,
     )
 
 

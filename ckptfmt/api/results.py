@@ -36,8 +36,15 @@ class NeedsBase(msgspec.Struct, frozen=True):
     last_seen: str | None
 
 
+class Found(msgspec.Struct, frozen=True):
+    """A model that a checkpoint was stored against although nobody named it, and what speaks for it."""
+
+    name: str
+    why: str
+
+
 class CheckpointReport(msgspec.Struct, frozen=True):
-    """One checkpoint that was taken in. `new_objects` are the digests written for it."""
+    """One checkpoint that was taken in."""
 
     ref: str
     generation: int
@@ -53,6 +60,7 @@ class CheckpointReport(msgspec.Struct, frozen=True):
     logical_bytes: int
     new_bytes: int
     encodings: dict[str, Stored]
+    found: Found | None = None
 
 
 class FailedPart(msgspec.Struct, frozen=True):

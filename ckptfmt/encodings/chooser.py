@@ -89,6 +89,16 @@ def choose(
     return chosen
 
 
+def compare(
+    head: Buffer, element: str | None, bases: Sequence[tuple[str, Callable[[int, int], Basis]]]
+) -> tuple[int, int]:
+    """What a sample of an object takes by itself, and at best against one of `bases`, in bytes."""
+    pieces = _pieces(head)
+    plain = _plain_size(_choose_plain(head, element, "balanced"), _joined(head, pieces), element)
+    sizes = (_relative_size(name, basis_of, head, pieces, element) for name, basis_of in bases)
+    return plain, min((size for size in sizes if size is not None), default=plain)
+
+
 def _plain_size(name: str, sample: Buffer, element: str | None) -> int:
     encoding = ENCODINGS[name]
     return len(encoding.encode(sample, element) or sample)

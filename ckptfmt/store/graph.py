@@ -59,32 +59,26 @@ def resolve(copies_of: Copies, wanted: Iterable[str], outside: Callable[[str], b
     """Find a copy of each object of which all dependencies are there, and of theirs, however far.
 
     Objects are taken in rounds: first those with a copy that depends on nothing, then those with one that depends on
-    objects already taken. What is never taken is missing, or part of a circle.
+    objects already taken; only where that ends is looked outside. What is never taken is missing, or part of a circle.
     """
     asked = frozenset(wanted)
-    known: dict[str, list[Location]] = {}
+    waiting: dict[str, list[Location]] = {}
     looked: set[str] = set()
     fresh = set(asked)
     while fresh:
         looked |= fresh
         found = copies_of(fresh)
-        known.update(found)
+        waiting.update(found)
         fresh = {each for copies in found.values() for copy in copies for each in copy.stored.dependencies} - looked
-    there = {digest for digest in looked if digest not in known and outside(digest)}
+    there: set[str] = set()
     taken: dict[str, Location] = {}
-    waiting = dict(known)
-    while waiting:
-        usable = {digest: copy for digest, copies in waiting.items() if (copy := _usable(copies, taken, there))}
-        if not usable:
-            also = {digest for digest in waiting if outside(digest)}
-            if not also:
-                break
-            there |= also
-            waiting = {digest: copies for digest, copies in waiting.items() if digest not in also}
-            continue
-        taken.update(usable)
-        waiting = {digest: copies for digest, copies in waiting.items() if digest not in usable}
-    return Resolved(taken, frozenset(there), asked - taken.keys() - there)
+    for look_outside in (False, True):
+        if look_outside:
+            there = {digest for digest in looked - taken.keys() if outside(digest)}
+        while usable := {digest: copy for digest, copies in waiting.items() if (copy := _usable(copies, taken, there))}:
+            taken.update(usable)
+            waiting = {digest: copies for digest, copies in waiting.items() if digest not in usable}
+    return _needed(asked, taken, there)
 
 
 def _usable(copies: list[Location], taken: Mapping[str, Location], there: set[str]) -> Location | None:
@@ -92,3 +86,16 @@ def _usable(copies: list[Location], taken: Mapping[str, Location], there: set[st
         if all(each in taken or each in there for each in copy.stored.dependencies):
             return copy
     return None
+
+
+def _needed(asked: frozenset[str], taken: Mapping[str, Location], there: set[str]) -> Resolved:
+    """Of what could be taken, what is needed."""
+    copies: dict[str, Location] = {}
+    beyond: set[str] = set()
+    fresh = set(asked)
+    while fresh:
+        copies.update((digest, taken[digest]) for digest in fresh if digest in taken)
+        beyond |= {digest for digest in fresh if digest not in taken and digest in there}
+        fresh = {each for digest in fresh if digest in taken for each in taken[digest].stored.dependencies}
+        fresh -= copies.keys() | beyond
+    return Resolved(copies, frozenset(beyond), asked - copies.keys() - beyond)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -177,7 +178,9 @@ class Objects:
             moved = [copy for copy in self._copies(digest, copies[0].stored.length) if copy not in copies]
             frame = self._first_sound(digest, moved, index, depth, problems)
         if frame is None and self._proven is not None and self._outside is not None and self._outside.has(digest):
-            frame = self._proven.frame(digest, index)
+            # What is wrong is the copy here: that the base is not there either is no news.
+            with suppress(CkptfmtError):
+                frame = self._proven.frame(digest, index)
         if frame is not None:
             return frame
         problem = next((error for error in problems if not isinstance(error, NotFound)), problems[0])

@@ -53,10 +53,6 @@ class Bases:
         """See `OutsideObjects.read`."""
         return self._holder(digest).read(digest, offset, length)
 
-    def lengths(self) -> frozenset[int]:
-        """Lengths, in bytes, of the objects that lie in the base that is looked in first."""
-        return self._first.lengths() if self._first is not None else frozenset()
-
     def _holder(self, digest: str) -> BaseFiles:
         found = self.holder(digest)
         if found is None:

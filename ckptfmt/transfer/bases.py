@@ -19,8 +19,7 @@ from ckptfmt.store.publish import confirm
 from ckptfmt.store.refs import draft
 from ckptfmt.store.stat_cache import StatCache, stamp_of
 from ckptfmt.store.store import Store
-from ckptfmt.transfer.build import Content, build_record, root_of
-from ckptfmt.transfer.importing import attributes_of
+from ckptfmt.transfer.build import Content, attributes_of, build_record, root_of
 from ckptfmt.transfer.reading import ReadCheckpoint, hash_content, read_walked, take_content
 from ckptfmt.transfer.stream import FileStream
 from ckptfmt.transfer.walk import Walked, same_still, walk, walk_files

@@ -24,8 +24,10 @@ from ckptfmt.format.manifest import (
     Tensor,
     tensor_digest,
 )
+from ckptfmt.format.refs import Attributes
 from ckptfmt.format.root import RootLeaf, model_root
 from ckptfmt.layouts.protocol import ReadAdapter, Reading
+from ckptfmt.transfer.walk import Walked
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,11 @@ def _touched(name: str, tensors: Mapping[str, Tensor]) -> str | None:
 
 def _digest(files: tuple[File, ...], tensor: Tensor) -> str:
     return tensor.digest or files[tensor.file].extents[tensor.extent].digest
+
+
+def attributes_of(walked: Walked) -> tuple[Attributes, ...]:
+    """Modes and mtimes of all that was walked."""
+    return tuple(Attributes(entry.path, entry.mode, entry.mtime_ns) for entry in walked.entries if entry.kind != "link")
 
 
 def wants_view(tensor: CutTensor, role: str, *, fills: bool) -> bool:

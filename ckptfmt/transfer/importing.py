@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from ckptfmt.encodings.protocol import Effort
-from ckptfmt.format.manifest import BaseLink, BaseRecord, How, Lineage, Manifest
-from ckptfmt.format.refs import Attributes, Generation
+from ckptfmt.format.manifest import BaseLink, BaseRecord, How, Lineage, Manifest, objects_of
+from ckptfmt.format.refs import Generation
 from ckptfmt.layouts.protocol import Reading
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base
-from ckptfmt.store.outside import Bases, files_of
+from ckptfmt.store.outside import files_of
 from ckptfmt.store.publish import publish
 from ckptfmt.store.refs import draft
 from ckptfmt.store.store import Store
-from ckptfmt.transfer.build import Content, bind, build_manifest, touched_leaves
+from ckptfmt.transfer.build import Content, attributes_of, bind, build_manifest, touched_leaves
+from ckptfmt.transfer.likely import Likely, find_likely
 from ckptfmt.transfer.reading import read_walked, take_content
 from ckptfmt.transfer.references import References, earlier
 from ckptfmt.transfer.walk import Walked, same_still
@@ -58,6 +59,7 @@ class Imported:
         ref, generation: its name and that name's generation.
         digest: the manifest's id.
         manifest: what was made of it.
+        likely: what it was stored against because it was probably made from that, though nobody said so.
         new: digests of the objects that were written for it.
         new_bytes: bytes that its new shards and its new manifest take.
     """
@@ -68,6 +70,7 @@ class Imported:
     manifest: Manifest
     new: tuple[str, ...]
     new_bytes: int
+    likely: Likely | None = None
 
 
 def import_walked(
@@ -90,11 +93,12 @@ def import_walked(
     """
     checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
     total = sum(entry.size for entry in walked.of_kind("file"))
-    outside = Bases(store, files_of(store, options.base) if options.base is not None else None)
+    likely = find_likely(store, checkpoint) if options.base is None and options.effort != "fast" else None
+    outside = files_of(store, options.base) if options.base is not None else likely.outside if likely else None
     if options.base is not None:  # Before any work: a base that this adapter cannot be for.
         adapter = [tensor.name for tensor in checkpoint.reading.tensors if tensor.role == "adapter"]
         touched_leaves(options.base.record, adapter, options.base.name)
-    against = References(store, checkpoint, _like(store, ref, options), outside)
+    against = References(store, checkpoint, _like(store, ref, options, likely), outside)
     written = Written(store)
     progress.begin(ref, total)
     with ThreadPoolExecutor(1, "sha256") as sha_pool, ThreadPoolExecutor(options.jobs, "encode") as pool:
@@ -133,15 +137,17 @@ def import_walked(
         manifest=manifest,
         new=tuple(written.objects),
         new_bytes=written.size,
+        likely=likely if likely is not None and not written.against.isdisjoint(objects_of(likely.document)) else None,
     )
 
 
-def _like(store: Store, ref: str, options: Options) -> list[BaseRecord | Manifest]:
+def _like(store: Store, ref: str, options: Options, likely: Likely | None) -> list[BaseRecord | Manifest]:
     """Documents whose tensors those of the checkpoint are likely to be like."""
     if options.effort == "fast":
         return []
-    base = [options.base.record] if options.base is not None else []
-    return [*base, *earlier(store, ref, options.parent)]
+    found: list[BaseRecord | Manifest] = [options.base.record] if options.base is not None else []
+    found += [likely.document] if likely is not None else []
+    return found + [each for each in earlier(store, ref, options.parent) if each not in found]
 
 
 def _bind(base: Base | None, content: Content) -> BaseLink | None:
@@ -175,8 +181,3 @@ def _generation(
         pinned=newest.pinned if newest else False,
         attributes=attributes_of(walked),
     )
-
-
-def attributes_of(walked: Walked) -> tuple[Attributes, ...]:
-    """Modes and mtimes of all that was walked."""
-    return tuple(Attributes(entry.path, entry.mode, entry.mtime_ns) for entry in walked.entries if entry.kind != "link")

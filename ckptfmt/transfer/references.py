@@ -12,10 +12,10 @@ from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.dtypes import size_bytes
 from ckptfmt.format.manifest import BaseRecord, Manifest
 from ckptfmt.format.shard import MAX_DEPTH
+from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.basis import BasisOf
 from ckptfmt.store.graph import closure, depth, resolve
 from ckptfmt.store.object_writer import Against
-from ckptfmt.store.outside import Bases
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.matching import Held, Key, matches
 from ckptfmt.transfer.reading import ReadCheckpoint
@@ -26,7 +26,7 @@ ENCODING: Final = "delta"
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Filling:
     """A tensor that fills an extent: what it is looked for by."""
 
     key: Key
@@ -41,7 +41,7 @@ class References:
         store: where the others lie.
         checkpoint: what is taken in.
         documents: the base's record, the parent's manifest and so on, the first to be tried first.
-        outside: the files of the bases.
+        outside: files of a base that were looked at; nothing is stored against what lies in another.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class References:
         store: Store,
         checkpoint: ReadCheckpoint,
         documents: Sequence[BaseRecord | Manifest],
-        outside: Bases,
+        outside: BaseFiles | None,
     ) -> None:
         self._catalog = store.catalog()
         self._objects = store.objects(outside)
-        self._outside = outside
+        self._is_outside = outside.has if outside is not None else lambda digest: False
         self._held = [held_by(document) for document in documents]
-        self._wanted = _wanted(checkpoint) if documents else {}
+        self._wanted = tensors_of(checkpoint) if documents else {}
 
     def __call__(self, place: Place) -> tuple[Against, ...]:
         """What the extent in a place may be stored against, the likeliest first."""
@@ -80,7 +80,7 @@ class References:
                 yield Against(ENCODING, match.reference, match.digests, basis, frozenset(reaches))
 
     def _readable(self, digests: Sequence[str]) -> bool:
-        resolved = resolve(self._catalog.find_many, digests, self._outside.has)
+        resolved = resolve(self._catalog.find_many, digests, self._is_outside)
         return not resolved.missing and all(
             depth(self._catalog.dependencies, each) < MAX_DEPTH for each in set(digests)
         )
@@ -98,15 +98,16 @@ def held_by(document: BaseRecord | Manifest) -> dict[Key, Held]:
     return held
 
 
-def _wanted(checkpoint: ReadCheckpoint) -> Mapping[Place, _Wanted]:
-    wanted: dict[Place, _Wanted] = {}
+def tensors_of(checkpoint: ReadCheckpoint) -> Mapping[Place, Filling]:
+    """The tensors of a checkpoint that fill an extent each, by its place."""
+    wanted: dict[Place, Filling] = {}
     for tensor in checkpoint.reading.tensors:
         cut = checkpoint.cuts[tensor.path]
         if isinstance(cut, Cut):
             found = cut.tensors[tensor.index]
             if fills_extent(cut, found):
                 key = (tensor.role, tensor.part, tensor.name)
-                wanted.setdefault((tensor.path, found.extent), _Wanted(key, found.dtype, found.shape))
+                wanted.setdefault((tensor.path, found.extent), Filling(key, found.dtype, found.shape))
     return wanted
 
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from ckptfmt.containers.protocol import Cut
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.format.shard import ShardObject, header_estimate
+from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.object_writer import Against
-from ckptfmt.store.outside import Bases
 from ckptfmt.store.shards import ShardWriter
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.reading import ReadCheckpoint
@@ -21,18 +21,20 @@ _SKELETON_RESERVE = 1024
 
 
 class Written:
-    """What one import wrote: digests, and bytes of shards."""
+    """What one import wrote: digests, bytes of shards, and the digests of what it was stored against."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.objects: dict[str, None] = {}
         self.size = 0
+        self.against: set[str] = set()
 
     def __call__(self, shard: str, size: int, objects: tuple[ShardObject, ...]) -> None:
         """Take note of a shard that is durable."""
         self._store.facts().add_shard(shard, size, objects)
         self.objects.update((item.digest, None) for item in objects)
         self.size += size
+        self.against.update(digest for item in objects for digest in item.stored.dependencies)
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def storing(
     effort: Effort,
     pool: Executor,
     written: Written,
-    outside: Bases | None = None,
+    outside: BaseFiles | None = None,
     vanished: frozenset[str] = frozenset(),
     against: Callable[[Place], Sequence[Against]] = lambda place: (),
 ) -> Iterator[StoreSink]:
@@ -55,7 +57,7 @@ def storing(
         effort: how much to spend on smaller objects.
         pool: encodes.
         written: told of each shard.
-        outside: where else objects may lie.
+        outside: a referenced base whose files were looked at; no other is relied on.
         vanished: objects to write although the catalog still knows them.
         against: what each extent may be stored against.
     """

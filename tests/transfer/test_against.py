@@ -112,12 +112,25 @@ def test_against_an_edited_base_nothing_comes_back(store: Store, base: Path, tmp
     assert not (tmp_path / "back").exists()
 
 
-def test_another_import_says_that_it_needs_that_base(store: Store, base: Path, tmp_path: Path) -> None:
-    """The very same files imported without a base are not stored again: they need the base, and say which."""
+def test_another_import_does_not_come_to_need_a_base_unasked(store: Store, base: Path, tmp_path: Path) -> None:
+    """The same files without a base, quickly: they are stored again, for nobody looked whether the base is there."""
     store.add_base("base", base)
     run = changed(base, tmp_path / "run", tuned(1))
     store.import_checkpoint(run, "run", base="base")
     alone = store.import_checkpoint(run, "alone", effort="fast")
+    assert alone.base is None and alone.needs_base is None
+    shutil.rmtree(base)
+    comes_back(store, "alone", run, tmp_path / "back")
+    assert store.show("run").needs_base is None
+    comes_back(store, "run", run, tmp_path / "again")
+
+
+def test_a_base_that_others_are_stored_against_stays(store: Store, base: Path, tmp_path: Path) -> None:
+    """Found, not named: the same files are not stored again, the base is needed, and cannot be dropped."""
+    store.add_base("base", base)
+    run = changed(base, tmp_path / "run", tuned(1))
+    store.import_checkpoint(run, "run", base="base")
+    alone = store.import_checkpoint(run, "alone")
     assert alone.base is None and alone.needs_base is not None and alone.needs_base.name == "base"
     assert [row.needs_base.name for row in store.list_refs() if row.needs_base] == ["base", "base"]
     store.drop("run")
@@ -240,3 +253,52 @@ def test_projections_are_found_in_fused_ones() -> None:
     ):
         [match] = matches(("model", None, name), "F32", shape, fused)
         assert match.reference == reference
+
+
+def test_the_base_is_found_when_nobody_names_it(store: Store, base: Path, tmp_path: Path) -> None:
+    """Of two bases alike in names and shapes, the one whose bits are near; it says so, and binds nothing."""
+    store.add_base("other", changed(base, tmp_path / "other", tuned(9, 0.02)))
+    store.add_base("right", base)
+    run = changed(base, tmp_path / "run", tuned(1))
+    done = store.import_checkpoint(run, "run")
+    assert done.found is not None and done.found.name == "base 'right'" and "sampled" in done.found.why
+    assert done.base is None and done.binding == "none"
+    assert done.needs_base is not None and done.needs_base.name == "right"
+    assert done.encodings["delta"].stored_bytes < done.encodings["delta"].logical_bytes / 3
+    comes_back(store, "run", run, tmp_path / "back")
+
+
+def test_a_stored_model_is_found_too(store: Store, base: Path, tmp_path: Path) -> None:
+    store.import_checkpoint(base, "models/start")
+    run = changed(base, tmp_path / "run", lambda tensors: recast(torch.float16)(tuned(1)(tensors)))
+    done = store.import_checkpoint(run, "elsewhere/run")
+    assert done.found is not None and done.found.name == "models/start"
+    assert done.needs_base is None
+    comes_back(store, "elsewhere/run", run, tmp_path / "back")
+
+
+def test_nothing_is_found_where_nothing_is_alike(store: Store, base: Path, tmp_path: Path) -> None:
+    store.add_base("base", changed(base, tmp_path / "other", tuned(9, 0.2)))
+    done = store.import_checkpoint(base, "run")
+    assert done.found is None and "delta" not in done.encodings and done.needs_base is None
+
+
+def test_a_base_that_is_gone_is_passed_over(store: Store, base: Path, tmp_path: Path) -> None:
+    store.add_base("base", base)
+    run = changed(base, tmp_path / "run", tuned(1))
+    shutil.rmtree(base)
+    done = store.import_checkpoint(run, "run")
+    assert done.found is None and done.needs_base is None
+    comes_back(store, "run", run, tmp_path / "back")
+
+
+def test_an_edited_base_is_passed_over(store: Store, base: Path, tmp_path: Path) -> None:
+    """Files that are equal to the recorded ones are stored all the same: what lies there is something else by now."""
+    store.add_base("base", base)
+    run = changed(base, tmp_path / "run", tuned(1))
+    data = bytearray((base / WEIGHTS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (base / WEIGHTS).write_bytes(data)
+    done = store.import_checkpoint(run, "run")
+    assert done.found is None and done.needs_base is None
+    comes_back(store, "run", run, tmp_path / "back")

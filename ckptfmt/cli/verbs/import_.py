@@ -105,6 +105,9 @@ def command(  # noqa: PLR0917 - click calls it by name
         for problem in problems:
             print_problem(problem)
     session.note(*legend(each.needs_base for each in report.checkpoints))
+    for each in report.checkpoints:
+        if each.found is not None:
+            session.note(f"{each.ref}: stored against {each.found.name}, which nobody named: {each.found.why}")
     return worst.exit_code if worst else 0
 
 

@@ -1,0 +1,169 @@
+"""Finding what a checkpoint was made from when nobody says it: by names and shapes, then by sampled bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ckptfmt.containers.protocol import Cut
+from ckptfmt.digest import FRAME_BYTES
+from ckptfmt.errors import CkptfmtError
+from ckptfmt.format.dtypes import size_bytes
+from ckptfmt.format.manifest import BaseRecord, Manifest
+from ckptfmt.format.refs import BASES
+from ckptfmt.progress import SILENT
+from ckptfmt.store.bases import Base, BaseFiles, all_bases, missing_from, needed_objects
+from ckptfmt.store.outside import files_of
+from ckptfmt.store.store import Store
+from ckptfmt.transfer.bases import base_place, check_base
+from ckptfmt.transfer.matching import matches
+from ckptfmt.transfer.reading import ReadCheckpoint
+from ckptfmt.transfer.references import References, held_by, tensors_of
+from ckptfmt.transfer.sinks import Place
+from ckptfmt.transfer.walk import reading_errors
+
+_MOST_NAMES: Final = 100
+"""Checkpoints of the store that are looked at, those whose refs changed last."""
+_MOST_COMPARED: Final = 6
+_SAMPLED: Final = 6
+"""Tensors whose bits are compared."""
+_MUST_SHARE: Final = 0.5
+"""Of the checkpoint's bytes, what must have a tensor of its name and shape there."""
+_MUST_SAVE: Final = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """A model that a checkpoint was probably made from.
+
+    Attributes:
+        name: of the base (`base 'llama'`) or of the checkpoint.
+        document: its record or manifest.
+        outside: its files, where it is a base that the store only refers to; they are what was recorded.
+        why: what was compared, in words.
+    """
+
+    name: str
+    document: BaseRecord | Manifest
+    outside: BaseFiles | None
+    why: str
+
+
+def find_likely(store: Store, checkpoint: ReadCheckpoint) -> Likely | None:
+    """The known base or full model that a checkpoint takes least room against; None where it takes less by none.
+
+    Looked at are all bases, and the full models among the checkpoints that changed last. Nothing is believed of what is
+    found: it is only tried, tensor by tensor.
+    """
+    wanted = {
+        place: tensor
+        for place, tensor in tensors_of(checkpoint).items()
+        if tensor.key[0] == "model" and size_bytes(tensor.dtype, tensor.shape)
+    }
+    if not wanted:
+        return None
+    total = sum(size_bytes(tensor.dtype, tensor.shape) or 0 for tensor in wanted.values())
+    shared: list[tuple[float, int, _Known]] = []
+    for order, known in enumerate(_known(store)):
+        held = held_by(known.document)
+        alike = sum(
+            size_bytes(tensor.dtype, tensor.shape) or 0
+            for tensor in wanted.values()
+            if next(matches(tensor.key, tensor.dtype, tensor.shape, held), None) is not None
+        )
+        if alike >= _MUST_SHARE * total:
+            shared.append((-alike / total, order, known))
+    shared.sort(key=lambda each: each[:2])
+    largest = sorted(wanted, key=lambda place: (-(size_bytes(wanted[place].dtype, wanted[place].shape) or 0), place))
+    places = _spread(largest)
+    best: tuple[float, Likely] | None = None
+    for share, _, known in shared[:_MOST_COMPARED]:
+        outside = None
+        if known.base is not None and missing_from(store, needed_objects(known.base.record)):
+            if not _as_recorded(store, known.base):
+                continue
+            outside = files_of(store, known.base)
+        ratio = _ratio(store, checkpoint, known.document, outside, places)
+        if ratio <= _MUST_SAVE and (best is None or ratio < 0.95 * best[0]):
+            why = (
+                f"tensors of {-share:.0%} of its bytes have names and shapes of that model, and {len(places)} "
+                f"of them, sampled, take {ratio:.0%} of their size against it"
+            )
+            best = ratio, Likely(known.name, known.document, outside, why)
+    return best[1] if best is not None else None
+
+
+def _spread(places: list[Place]) -> list[Place]:
+    """Some of the larger half, evenly: the largest alone are often embeddings, which a fine-tune leaves alone."""
+    half = places[: max(_SAMPLED, len(places) // 2)]
+    step = max(1, len(half) // _SAMPLED)
+    return half[::step][:_SAMPLED]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A model that a store knows; `base` where it is one."""
+
+    name: str
+    document: BaseRecord | Manifest
+    base: Base | None = None
+
+
+def _known(store: Store) -> Iterator[_Known]:
+    for base in all_bases(store, lambda name, error: None):
+        yield _Known(f"base {base.name!r}", base.record, base)
+    newest = sorted(store.refs.names(), key=lambda item: -item[1])
+    seen: set[str] = set()
+    for name, _ in [item for item in newest if not item[0].startswith(BASES)][:_MOST_NAMES]:
+        try:
+            generation = store.refs.newest(name)
+            if generation is None or generation.target is None or generation.target in seen:
+                continue
+            seen.add(generation.target)
+            manifest = store.manifest(generation.target)
+        except CkptfmtError:
+            continue
+        if manifest.root is not None:
+            yield _Known(name, manifest)
+
+
+def _ratio(
+    store: Store,
+    checkpoint: ReadCheckpoint,
+    document: BaseRecord | Manifest,
+    outside: BaseFiles | None,
+    places: list[Place],
+) -> float:
+    """What sampled tensors take against a model's, as a share of what they take alone."""
+    from ckptfmt.encodings.chooser import compare  # noqa: PLC0415  (numpy: not for what only looks)
+
+    against = References(store, checkpoint, [document], outside)
+    alone = together = 0
+    for place in places:
+        head, element = _head(checkpoint, place)
+        plain, best = compare(head, element, [(each.encoding, each.basis) for each in against(place)])
+        alone += plain
+        together += best
+    return together / max(1, alone)
+
+
+def _as_recorded(store: Store, base: Base) -> bool:
+    """Whether a base's files are there and what was recorded: what is found in them is not stored again."""
+    try:
+        return not check_base(store, base, base_place(store, base), full=False, progress=SILENT).mismatched
+    except CkptfmtError:
+        return False
+
+
+def _head(checkpoint: ReadCheckpoint, place: Place) -> tuple[bytes, str | None]:
+    """The first frame of an extent."""
+    path, index = place
+    cut = checkpoint.cuts[path]
+    if not isinstance(cut, Cut):
+        raise ValueError(f"{path} has no extents")
+    span = cut.extents[index]
+    [entry] = [entry for entry in checkpoint.walked.of_kind("file") if entry.path == path]
+    with reading_errors(entry.real), open(entry.real, "rb") as file:
+        file.seek(span.offset)
+        return file.read(min(span.length, FRAME_BYTES)), span.dtype
