@@ -215,10 +215,8 @@ def update_of(text: str, left: bytes, right: bytes) -> Update:
     room = 53 - (rank - 1).bit_length()
     if left_type.startswith("I"):
         steps = [[applied] * len(second[0])] * len(first)
-        bits = [
-            max(math.ceil(math.log2(max(abs(each) for row in one for each in row) or 1)), 0) for one in (first, second)
-        ]
-        product = limbs(first, second, bits[0], room - bits[1])
+        largest = max(abs(each) for row in second for each in row)
+        product = limbs(first, second, int(left_type[1:]) - 1, room - max(largest - 1, 0).bit_length())
     else:
         first, first_steps = quantized(first, room // 2)
         second, second_steps = quantized(

@@ -13,9 +13,9 @@ import torch
 from ckptfmt.convert.lowrank import Factors, factorize
 from ckptfmt.errors import MergeError
 from ckptfmt.format.dtypes import size_bytes
+from ckptfmt.layouts.peft_keys import PREFIX
 from ckptfmt.merge.execute import TORCH
 from ckptfmt.merge.methods.bases import HEADS, INPUTS, Base
-from ckptfmt.merge.methods.keys import PREFIX
 from ckptfmt.merge.protocol import Spec
 from ckptfmt.merge.source import TensorSource
 from ckptfmt.merge.universal_names import MASKS

@@ -18,9 +18,9 @@ from ckptfmt.convert.loading_report import shown
 from ckptfmt.convert.loading_source import Item, Loadable, spec_of
 from ckptfmt.errors import InvalidInput, MergeError
 from ckptfmt.layouts.names import name_keys
+from ckptfmt.layouts.peft_keys import PREFIX, pattern_value
 from ckptfmt.merge.methods.bases import HEADS, INPUTS
 from ckptfmt.merge.methods.configuration import check_configuration
-from ckptfmt.merge.methods.keys import PREFIX, pattern_value
 from ckptfmt.merge.protocol import Spec
 
 _PAIRS: Final = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))

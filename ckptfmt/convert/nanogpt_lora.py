@@ -15,8 +15,8 @@ import torch
 from ckptfmt.errors import MergeError
 from ckptfmt.format.manifest import Adapter
 from ckptfmt.layouts.names import NANOGPT_LORA
+from ckptfmt.layouts.peft_keys import PREFIX
 from ckptfmt.merge.methods.bases import INPUTS
-from ckptfmt.merge.methods.keys import PREFIX
 from ckptfmt.merge.protocol import Adapter as Mergeable
 from ckptfmt.merge.protocol import Spec
 

@@ -14,11 +14,11 @@ from ckptfmt.convert.comparing import ComparingWriter
 from ckptfmt.convert.factored import FactoredAdapter, Pairing, factor_model, pair_models
 from ckptfmt.convert.result import Converted, Ground, files_in
 from ckptfmt.errors import InvalidInput, MergeError
+from ckptfmt.layouts.peft_keys import PREFIX
 from ckptfmt.merge.execute import execute
 from ckptfmt.merge.files import beside_files, read_config
 from ckptfmt.merge.hf_writer import write_file
 from ckptfmt.merge.methods import plan_changes
-from ckptfmt.merge.methods.keys import PREFIX
 from ckptfmt.merge.plan import plan_merge
 from ckptfmt.merge.protocol import Setting, Spec
 from ckptfmt.merge.source import TensorSource

@@ -73,7 +73,9 @@ def scale_of(bits: int) -> Scale:
 
 
 def largest_of(words: Words, element: str) -> int:
-    """The largest magnitude among integers."""
+    """The largest magnitude among integers; 0 for floats, of which nothing depends on it."""
+    if element in FLOATS:
+        return 0
     signed = words.view(f"<i{INTEGERS[element]}")
     return max(int(signed.max(initial=0)), -int(signed.min(initial=0)))
 
@@ -99,25 +101,26 @@ class Split:
     scale: Scale
 
 
-def split(left: tuple[str, int], right: tuple[str, int], rank: int, scale: Scale) -> Split:
+def split(left: str, right: tuple[str, int], rank: int, scale: Scale) -> Split:
     """Choose bits for a product of `rank` terms.
 
     Floats share the 53 - ceil(log2 rank) bits there are, so that they need one limb; the right factor has the odd bit.
-    Integers are taken as they are; `scale` must be a power of two.
+    Integers are taken as they are; `scale` must be a power of two. A left factor is looked at in parts, so its limbs do
+    not depend on what it holds.
 
     Args:
-        left: element type of the left factor, and its largest magnitude where they are integers.
-        right: likewise of the right one.
+        left: element type of the left factor.
+        right: element type of the right one, and its largest magnitude where they are integers.
         rank: terms of every sum.
         scale: what the product is multiplied by.
     """
     room = EXACT_BITS - (rank - 1).bit_length()
-    if left[0] in FLOATS:
+    if left in FLOATS:
         half = room // 2
-        return Split(left[0], right[0], (half, room - half), half, 1, scale)
-    first, second = (max(largest - 1, 0).bit_length() for _, largest in (left, right))
+        return Split(left, right[0], (half, room - half), half, 1, scale)
+    first, second = 8 * INTEGERS[left] - 1, max(right[1] - 1, 0).bit_length()
     limb = room - second
-    return Split(left[0], right[0], (first, second), limb, max(1, math.ceil(first / limb)), scale)
+    return Split(left, right[0], (first, second), limb, math.ceil(first / limb), scale)
 
 
 def right_values(words: Words, parted: Split) -> Any:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from ckptfmt.digest import Buffer
 from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.factors import FLOATS, INTEGERS, MAX_RANK, WIDTHS, scale_of
@@ -20,7 +22,8 @@ from ckptfmt.encodings.protocol import Source
 from ckptfmt.encodings.references import Reference, parse_reference
 from ckptfmt.encodings.rounding import RULES
 from ckptfmt.encodings.stages import Target, predict
-from ckptfmt.encodings.updates import Update, prepare
+from ckptfmt.encodings.updates import Update, prepare, read_right
+from ckptfmt.encodings.words import Words
 from ckptfmt.errors import FormatError
 
 MAX_STAGES: Final = 4
@@ -97,25 +100,23 @@ class Stage:
 
 
 class _Cache:
-    """The right factors of the sources that came last."""
+    """The right factors that came last, and what was made of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sources: tuple[Source, ...] = ()
-        self._prepared: list[Update] = []
+        self._made: dict[int, tuple[Words, Update]] = {}
 
-    def prepared(self, stages: Sequence[Stage], factors: Sequence[Source]) -> list[Update]:
-        """What every range needs of the factors, made once."""
-        with self._lock:
-            if len(factors) != len(self._sources) or any(
-                given is not known for given, known in zip(factors, self._sources, strict=True)
-            ):
-                pairs = zip(factors[::2], factors[1::2], strict=True)
-                self._prepared = [
-                    prepare(stage, left, right) for stage, (left, right) in zip(stages, pairs, strict=True)
-                ]
-                self._sources = tuple(factors)
-            return self._prepared
+    def updates(self, stages: Sequence[Stage], factors: Sequence[Source]) -> list[Update]:
+        """What every range needs of each stage; made once, as long as the factors hold the same."""
+        updates = []
+        for index, stage in enumerate(stages):
+            words = read_right(stage, factors[2 * index], factors[2 * index + 1])
+            with self._lock:
+                known = self._made.get(index)
+                if known is None or not np.array_equal(known[0], words):
+                    known = self._made[index] = words, prepare(stage, words)
+            updates.append(known[1])
+        return updates
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ class Prediction:
     def read(self, sources: Sequence[Source], begin: int, end: int) -> Basis:
         """Predict bytes from `begin` to `end`, both at elements' borders. `length` has been asked before.
 
-        The right factors are kept for the next range, as long as the same `sources` are given.
+        What was made of the right factors is kept for the next range.
 
         Args:
             sources: give the bytes of the base's tensors, then of U and V of each stage.
@@ -201,10 +202,10 @@ class Prediction:
         """
         width, held = _HELD_WIDTHS[self.element], _HELD_WIDTHS[self.held]
         first, last = begin // width, end // width
-        prepared = self._cache.prepared(self.stages, sources[self.bases :])
+        updates = self._cache.updates(self.stages, sources[self.bases :])
         words = self.reference.read(sources[: self.bases], first * held, last * held).words
         target = Target(self.held, self.element, self.columns, self.noise)
-        predicted, classes = predict(words, first, target, prepared, sources[self.bases :])
+        predicted, classes = predict(words, first, target, updates, sources[self.bases :])
         return Basis(_bytes_of(predicted), _bytes_of(classes))
 
 

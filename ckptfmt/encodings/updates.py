@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ckptfmt.encodings.factors import (
-    FLOATS,
     ONE,
     WIDTHS,
     Split,
@@ -23,9 +22,6 @@ from ckptfmt.encodings.words import Words, word_type
 
 if TYPE_CHECKING:
     from ckptfmt.encodings.prediction import Stage
-
-_SCAN: Final = 1 << 20
-"""Elements of a factor that are looked at together."""
 
 
 class Update(NamedTuple):
@@ -54,22 +50,28 @@ class Update(NamedTuple):
     late_scale: int | None
 
 
-def prepare(stage: Stage, left: Source, right: Source) -> Update:
-    """Read the right factor of a stage's product, and look at the left one.
+def read_right(stage: Stage, left: Source, right: Source) -> Words:
+    """The right factor of a stage's product, as it is stored: V, or U where the product is transposed."""
+    if stage.transposed:
+        return _Factor(stage.left, stage.rows, stage.rank, left).words(0, stage.rows)
+    return _Factor(stage.right, stage.rank, stage.columns, right).words(0, stage.rank)
+
+
+def prepare(stage: Stage, words: Words) -> Update:
+    """Make the right factor of a stage's product, as `read_right` gives it, into numbers.
 
     Raises:
-        FormatError: a factor holds NaN or an infinity.
+        FormatError: it holds NaN or an infinity.
     """
     rule = RULES[stage.rule]
-    given = _Factor(stage.left, stage.rows, stage.rank, left), _Factor(stage.right, stage.rank, stage.columns, right)
-    outer, inner = reversed(given) if stage.transposed else given
     scale = ONE if rule.scaled_late else scale_of(stage.scale)
-    parted = split((outer.element, _largest(outer)), (inner.element, _largest(inner)), stage.rank, scale)
-    words = inner.words(0, inner.rows)
+    outer, inner = (stage.right, stage.left) if stage.transposed else (stage.left, stage.right)
+    rows, columns = (stage.rank, stage.columns) if stage.transposed else (stage.rows, stage.rank)
+    parted = split(outer, (inner, largest_of(words, inner)), stage.rank, scale)
     values = right_values(np.ascontiguousarray(words.T) if stage.transposed else words, parted)
-    end = stage.begin + (stage.columns if stage.transposed else stage.rows)
+    end = stage.begin + (columns if stage.transposed else rows)
     late_scale = stage.scale if rule.scaled_late else None
-    return Update(stage.begin, end, stage.transposed, outer.rows, outer.columns, values, parted, rule, late_scale)
+    return Update(stage.begin, end, stage.transposed, rows, columns, values, parted, rule, late_scale)
 
 
 class _Factor(NamedTuple):
@@ -90,18 +92,6 @@ class _Factor(NamedTuple):
         parts = [self.source((row * line + begin) * width, (row * line + end) * width) for row in range(self.rows)]
         joined = np.frombuffer(b"".join(parts), word_type(width)).reshape(self.rows, end - begin)
         return np.ascontiguousarray(joined.T)
-
-
-def _largest(factor: _Factor) -> int:
-    """The largest magnitude of integers; what floats are made of does not depend on it."""
-    if factor.element in FLOATS:
-        return 0
-    height = max(1, _SCAN // factor.columns)
-    starts = range(0, factor.rows, height)
-    return max(
-        largest_of(factor.words(begin, min(begin + height, factor.rows)).reshape(-1), factor.element)
-        for begin in starts
-    )
 
 
 def limbs_of(update: Update, source: Source, begin: int, end: int) -> list[Any]:

@@ -154,14 +154,14 @@ def test_products_are_exact(rank: int, bits: int) -> None:
     most = 1 << bits
     left = generator.choice(np.array([-most, most - 1, 1, -1, most // 3], object), (5, rank))
     right = generator.choice(np.array([-most, most - 1, -most // 7], object), (rank, 9))
-    parted = split(("I32", most), ("I32", most), rank, ONE)
+    parted = split("I32", ("I32", most), rank, ONE)
     limbs = left_limbs(left.astype("<i4").view("<u4"), parted)
     assert len(limbs) == parted.limbs
     out, spare = np.empty((5, 9)), np.empty((5, 9))
     multiply(limbs, right_values(right.astype("<i4").view("<u4"), parted), out, spare)
     exact = left.dot(right)
     for got, expected in zip(out.ravel().tolist(), exact.ravel().tolist(), strict=True):
-        if parted.limbs == 1:
+        if abs(expected) < 2**53:
             assert int(got) == expected
         else:
             assert abs(int(got) - expected) <= abs(expected) // 2**51 + rank * 2 ** (2 * bits - 52)
@@ -171,7 +171,7 @@ def test_products_are_exact(rank: int, bits: int) -> None:
 def test_a_factor_of_one_number_is_exact(element: str) -> None:
     for word in (1, 0x0101, 0x3C01, 0x7B00):
         words = np.array([[word]], f"<u{WIDTHS[element]}")
-        parted = split((element, 0), (element, 0), 1, ONE)
+        parted = split(element, (element, 0), 1, ONE)
         value = independent_lowrank.value_of(word, element)
         assert left_limbs(words, parted)[0].item() == value
         assert right_values(words, parted).item() == value

@@ -10,10 +10,10 @@ from typing import Final
 
 from ckptfmt.errors import MergeError
 from ckptfmt.layouts.names import NANOGPT_LORA
+from ckptfmt.layouts.peft_keys import PREFIX
 from ckptfmt.merge.methods.arithmetic import keep_subnormals
 from ckptfmt.merge.methods.bases import Base
 from ckptfmt.merge.methods.configuration import check_configuration
-from ckptfmt.merge.methods.keys import PREFIX
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.table import METHODS, REFUSED, planner
 from ckptfmt.merge.protocol import Adapter, Changes, Setting, Spec

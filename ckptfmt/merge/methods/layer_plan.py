@@ -13,9 +13,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from ckptfmt.layouts.peft_keys import PREFIX, is_saved
 from ckptfmt.merge.methods.arithmetic import held_dtype
 from ckptfmt.merge.methods.experts import AddExpert, by_rows, places, wrappers
-from ckptfmt.merge.methods.keys import PREFIX, is_saved
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.peft_layers import NAME, REFUSALS, SHARED, LayerChange, PeftLayers, Wrapped, quiet
 from ckptfmt.merge.methods.shadow import Shadow, build_shadow, stand_in

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
+from ckptfmt.layouts.peft_keys import AdapterKeys, is_targeted, pattern_value
 from ckptfmt.merge.methods.bases import HEADS
 from ckptfmt.merge.methods.configuration import check_scaling
-from ckptfmt.merge.methods.keys import AdapterKeys, is_targeted, pattern_value
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.steps import AddBias, AddProduct, Decompose
 from ckptfmt.merge.methods.trained import tied_targets

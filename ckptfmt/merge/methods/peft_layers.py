@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from ckptfmt.errors import MergeError
+from ckptfmt.layouts.peft_keys import PREFIX
 from ckptfmt.merge.methods.arithmetic import held_dtype, keep_subnormals
-from ckptfmt.merge.methods.keys import PREFIX
 from ckptfmt.merge.methods.shadow import Shadow, stand_in
 from ckptfmt.merge.methods.steps import Step, blend
 from ckptfmt.merge.protocol import Adapter, Setting, Spec

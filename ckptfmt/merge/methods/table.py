@@ -7,7 +7,7 @@ from typing import Final
 
 from ckptfmt.errors import MergeError
 from ckptfmt.layouts.names import NANOGPT_LORA
-from ckptfmt.merge.methods.keys import AdapterKeys, read_keys
+from ckptfmt.layouts.peft_keys import AdapterKeys, read_keys
 from ckptfmt.merge.methods.layer_plan import plan_layers
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.lora import plan_lora

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from ckptfmt.layouts.peft_keys import AdapterKeys
 from ckptfmt.merge.methods.bases import HEADS, INPUTS
-from ckptfmt.merge.methods.keys import AdapterKeys
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.steps import Replace, ReplaceRows
 from ckptfmt.merge.protocol import Spec
