@@ -24,8 +24,8 @@ _WIDE_CACHE_BYTES: Final = 256 << 20
 """For references of which every frame needs the whole object."""
 _PREPARED: Final = 8
 
-FrameAt = Callable[[str, int, int], Buffer]
-"""Gives a frame of an object, by digest, index and depth."""
+FrameAt = Callable[[str, int, int, int], Buffer]
+"""Gives a frame of an object, by digest, decoded length, index and depth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class BasisOf:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A reference that was read and found to fit, and the objects it is made of with their decoded lengths."""
+    """A reference that was read and found to fit, and what gives the bytes of the objects it is made of."""
 
     reference: Reference
-    dependencies: tuple[tuple[str, int], ...]
+    sources: tuple[Source, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class BasisReader:
         self._frame = frame
         self._length = length
         self._lock = threading.Lock()
-        self._prepared: OrderedDict[BasisOf, Prepared] = OrderedDict()
+        self._prepared: OrderedDict[tuple[BasisOf, int], Prepared] = OrderedDict()
         self._cache: OrderedDict[tuple[str, int], Buffer] = OrderedDict()
         self._cached_bytes = 0
 
@@ -79,33 +79,35 @@ class BasisReader:
             FormatError: its reference is none, or is not made of such objects.
             CkptfmtError: a dependency cannot be read.
         """
-        prepared = self.prepare(what)
-        capacity = _WIDE_CACHE_BYTES if "transpose" in what.reference else _CACHE_BYTES
-        sources: list[Source] = [
-            partial(self._read, _Dependency(digest, length, depth + 1, capacity))
-            for digest, length in prepared.dependencies
-        ]
-        return prepared.reference.read(sources, begin, end)
+        prepared = self.prepare(what, depth)
+        return prepared.reference.read(prepared.sources, begin, end)
 
-    def prepare(self, what: BasisOf) -> Prepared:
+    def prepare(self, what: BasisOf, depth: int = 0) -> Prepared:
         """Read a reference and find the objects it is made of, or remember them.
 
         Raises:
             FormatError, CkptfmtError: as `basis`.
         """
         with self._lock:
-            if what in self._prepared:
-                self._prepared.move_to_end(what)
-                return self._prepared[what]
+            if (what, depth) in self._prepared:
+                self._prepared.move_to_end((what, depth))
+                return self._prepared[what, depth]
         from ckptfmt.encodings.table import RELATIVE  # noqa: PLC0415  (numpy: not for what only looks)
 
         reference = RELATIVE[what.encoding].parse(what.reference)
-        lengths = [self._length(digest) for digest in what.dependencies]
+        known = {digest: self._length(digest) for digest in dict.fromkeys(what.dependencies)}
+        lengths = [known[digest] for digest in what.dependencies]
         if reference.length(lengths) != what.length:
             raise FormatError(f"the reference {reference.name!r} is not {what.length} bytes long")
-        prepared = Prepared(reference, tuple(zip(what.dependencies, lengths, strict=True)))
+        capacity = _WIDE_CACHE_BYTES if "transpose" in what.reference else _CACHE_BYTES
+        # The same sources every time: what a reference prepared of them is known by them.
+        sources: tuple[Source, ...] = tuple(
+            partial(self._read, _Dependency(digest, length, depth + 1, capacity))
+            for digest, length in zip(what.dependencies, lengths, strict=True)
+        )
+        prepared = Prepared(reference, sources)
         with self._lock:
-            self._prepared[what] = prepared
+            self._prepared[what, depth] = prepared
             while len(self._prepared) > _PREPARED:
                 self._prepared.popitem(last=False)
         return prepared
@@ -127,7 +129,9 @@ class BasisReader:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        frame = self._frame(item.digest, index, item.depth)
+        frame = self._frame(item.digest, item.length, index, item.depth)
+        if len(frame) != min(FRAME_BYTES, item.length - index * FRAME_BYTES):
+            raise FormatError(f"object {item.digest[:16]} does not have {item.length} bytes")
         with self._lock:
             if key not in self._cache:
                 self._cache[key] = frame
@@ -156,6 +160,8 @@ class ProvenFrames:
             CkptfmtError: it cannot be read.
         """
         length = self._outside.length(digest)
+        if index * FRAME_BYTES >= length:
+            raise self._other(digest)
         with self._lock:
             if digest not in self._sums:
                 self._sums[digest] = self._prove(digest, length)

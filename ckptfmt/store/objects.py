@@ -240,9 +240,9 @@ class Objects:
             return self._outside.length(digest)
         raise self._absent(digest)
 
-    def _dependency_frame(self, digest: str, index: int, depth: int) -> Buffer:
+    def _dependency_frame(self, digest: str, length: int, index: int, depth: int) -> Buffer:
         """A frame of an object that another is stored against."""
-        copies = self._catalog.find(digest)
+        copies = [copy for copy in self._catalog.find(digest) if copy.stored.length == length]
         if copies:
             return self._frame(digest, copies, index, depth)
         if self._proven is None or self._outside is None or not self._outside.has(digest):
