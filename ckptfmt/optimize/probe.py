@@ -25,11 +25,16 @@ _PIECE: Final = 64
 """Neighbouring columns that are read together."""
 _EDGE: Final = 1.08
 """How far above the largest singular value of noise one must be, for a sample of this size varies."""
-_NARROW: Final = 0.5
-"""Where an interval is narrower than this, in root mean squares of the update, the update itself is seen."""
+_REPEATED: Final = 1.5
+"""How much more of one half must lie in the directions of the other than in any."""
+_MOST_LEFT: Final = 1.6
+"""How much more than rounding may be left without the directions that stand out."""
+_NARROW: Final = 0.02
+"""Where rounding has less than this part of the update's variance, the update itself is seen."""
 _FULL_RANK: Final = 0.7
 """An update of which so much is left where it can be seen is of full rank."""
 _LEAST_SEEN: Final = 0.01
+_VARIANCE_ROUNDS: Final = 8
 _FRACTIONS: Final = {"BF16": 7, "F16": 10, "F32": 23}
 _LEAST_EXPONENT: Final = {"BF16": -126, "F16": -14, "F32": -126}
 
@@ -86,34 +91,71 @@ def probe(
     variance = float(np.square(update).mean())
     if not changed:
         return Probe(0, 0.0, 0.0)
-    steps = _steps(after, element)
-    errors = np.square(steps) / 12
-    # The rounding adds its own variance to what is seen.
-    true = max(variance - float(np.minimum(errors, variance).mean()), 0.05 * variance)
-    shrunk = update * (true / (true + errors))
-    rank = _rank(shrunk, update, steps, math.sqrt(true))
-    return Probe(rank, changed, math.sqrt(variance))
+    errors = np.square(_steps(after, element)) / 12
+    return Probe(_rank(update, errors, _variance(update, errors)), changed, math.sqrt(variance))
 
 
-def _rank(shrunk: Numbers, update: Numbers, steps: Numbers, rms: float) -> int:
-    """How many singular values stand out of the others, if what is left without them is rounding."""
-    if shrunk.shape[0] > shrunk.shape[1]:
-        shrunk, update, steps = shrunk.T, update.T, steps.T
+def _variance(update: Numbers, errors: Numbers) -> float:
+    """Variance of an update, mostly from where it is not lost in the rounding."""
+    squares = np.square(update)
+    found = float(squares.mean())
+    for _ in range(_VARIANCE_ROUNDS):
+        weights = np.square(found / (found + errors))
+        seen = float((weights * (squares - np.minimum(errors, found))).sum() / weights.sum())
+        found = max(seen, 0.05 * found)
+    return found
+
+
+def _rank(update: Numbers, errors: Numbers, variance: float) -> int:
+    """How many singular values stand out, if what is left without them is rounding.
+
+    Args:
+        update: as it is seen, shape (rows, columns).
+        errors: variance of its rounding, likewise.
+        variance: of the update itself.
+    """
+    if update.shape[0] > update.shape[1]:
+        update, errors = update.T, errors.T
+    weights = variance / (variance + errors)
+    shrunk = weights * update
     scale = float(np.abs(shrunk).max())
-    scaled = shrunk / scale
-    values, vectors = np.linalg.eigh(scaled @ scaled.T)
-    values = np.sqrt(np.maximum(values[::-1], 0))
-    rank = _standing_out(values, shrunk.shape)
-    if not 0 < rank <= len(values) // 2:
+    if not scale > 0:
         return 0
-    kept = vectors[:, ::-1][:, :rank]
-    left = update - kept @ (kept.T @ shrunk)
-    seen = steps < _NARROW * rms
-    if seen.mean() >= _LEAST_SEEN:
-        whole = float(np.square(update[seen]).mean())
-        if float(np.square(left[seen]).mean()) > _FULL_RANK * whole:
+    shrunk /= scale
+    values, vectors = np.linalg.eigh(shrunk @ shrunk.T)
+    squares = np.maximum(values[::-1], 0)
+    rank = _standing_out(np.sqrt(squares), shrunk.shape)
+    rank = min(rank, _repeated(shrunk, rank), len(squares) // 2)
+    if not rank:
+        return 0
+    weight = float(weights.mean())
+    # Seen is weight x update + noise: of weights that are not alike, and of rounding.
+    noise = np.square(weights - weight) * variance + np.square(weights) * np.minimum(errors, variance)
+    freedom = (shrunk.shape[0] - rank) * (shrunk.shape[1] - rank)
+    if float(squares[rank:].sum()) * scale**2 > _MOST_LEFT * float(noise.mean()) * freedom:
+        return 0
+    seen = errors < _NARROW * variance
+    if float(seen.mean()) >= _LEAST_SEEN:
+        kept = vectors[:, ::-1][:, :rank]
+        left = update - kept @ (kept.T @ shrunk) * (scale / weight)
+        if float(np.square(left[seen]).mean()) > _FULL_RANK * float(np.square(update[seen]).mean()):
             return 0
     return rank
+
+
+def _repeated(shrunk: Numbers, rank: int) -> int:
+    """How many of the strongest directions of one half of the columns are strong in the other half as well.
+
+    A few large elements have singular values that stand out, too, but in one half only.
+    """
+    half = shrunk.shape[1] // 2
+    one, other = shrunk[:, :half], shrunk[:, half:]
+    _, vectors = np.linalg.eigh(one @ one.T)
+    strengths = np.square(vectors.T @ other).sum(1)
+    mean, usual = float(strengths.mean()), float(np.quantile(strengths, 0.25))
+    if rank == 0 or float(strengths[-rank:].mean()) < _REPEATED * mean:
+        return 0
+    return int(np.count_nonzero(strengths > max(2 * usual, 0.1 * mean)))
 
 
 def _standing_out(values: Numbers, shape: tuple[int, int]) -> int:
@@ -122,7 +164,7 @@ def _standing_out(values: Numbers, shape: tuple[int, int]) -> int:
     The singular values of noise of variance one end at sqrt(m) + sqrt(n), and half of them lie above a known middle
     (Marchenko and Pastur; Gavish and Donoho 2014). The middle is taken of those that do not stand out.
     """
-    floor = 1e-15 * values[0]
+    floor = 1e-7 * values[0]  # Of float64, squared.
     rank = 0
     for _ in range(20):
         rest = values[rank:]

@@ -26,7 +26,7 @@ from ckptfmt.optimize.quantize import Choice, Integers, choose_step, refined, sa
 
 SMALLEST: Final = 1 << 14
 """Elements of a matrix below which factors save nothing worth a search."""
-_PROBED: Final = (1024, 1024)
+_PROBED: Final = (512, 1024)
 _FIRST_SWEEPS: Final = 4
 _MOST_SWEEPS: Final = 12
 _RULE_STEPS: Final = 3
