@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ckptfmt.encodings.delta import DELTA
+from ckptfmt.encodings.lowrank import LOWRANK
 from ckptfmt.encodings.planes import PLANES
 from ckptfmt.encodings.protocol import Encoding, Relative
 from ckptfmt.encodings.raw import RAW
@@ -12,7 +13,7 @@ from ckptfmt.encodings.zstd import ZSTD
 from ckptfmt.errors import FormatError
 
 _PLAIN: Final[tuple[Encoding, ...]] = (RAW, ZSTD, PLANES)
-_RELATIVE: Final[tuple[Relative, ...]] = (DELTA,)
+_RELATIVE: Final[tuple[Relative, ...]] = (DELTA, LOWRANK)
 
 ENCODINGS: Final[dict[str, Encoding]] = {encoding.name: encoding for encoding in _PLAIN}
 """Every encoding that stores a frame by itself."""

@@ -21,7 +21,7 @@ from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import Content, attributes_of, bind, build_manifest, touched_leaves
 from ckptfmt.transfer.likely import Likely, find_likely
 from ckptfmt.transfer.reading import read_walked, take_content
-from ckptfmt.transfer.references import References, earlier
+from ckptfmt.transfer.references import Like, References, earlier, known_adapters
 from ckptfmt.transfer.walk import Walked, same_still
 from ckptfmt.transfer.writing import Written, storing
 
@@ -98,7 +98,7 @@ def import_walked(
     if options.base is not None:  # Before any work: a base that this adapter cannot be for.
         adapter = [tensor.name for tensor in checkpoint.reading.tensors if tensor.role == "adapter"]
         touched_leaves(options.base.record, adapter, options.base.name)
-    against = References(store, checkpoint, _like(store, ref, options, likely), outside)
+    references = References(store, checkpoint, _like(store, ref, options, likely), outside)
     written = Written(store)
     progress.begin(ref, total)
     with ThreadPoolExecutor(1, "sha256") as sha_pool, ThreadPoolExecutor(options.jobs, "encode") as pool:
@@ -112,7 +112,7 @@ def import_walked(
                 outside=outside,
                 vanished=vanished,
                 written=written,
-                against=against,
+                references=references,
             ) as sink:
                 content = take_content(checkpoint, sink, sha_pool, progress)
                 same_still(walked, walked.again())
@@ -141,13 +141,15 @@ def import_walked(
     )
 
 
-def _like(store: Store, ref: str, options: Options, likely: Likely | None) -> list[BaseRecord | Manifest]:
-    """Documents whose tensors those of the checkpoint are likely to be like."""
+def _like(store: Store, ref: str, options: Options, likely: Likely | None) -> Like:
+    """Models and adapters that a checkpoint is likely to be made from."""
     if options.effort == "fast":
-        return []
-    found: list[BaseRecord | Manifest] = [options.base.record] if options.base is not None else []
-    found += [likely.document] if likely is not None else []
-    return found + [each for each in earlier(store, ref, options.parent) if each not in found]
+        return Like()
+    models: list[BaseRecord | Manifest] = [options.base.record] if options.base is not None else []
+    models += [likely.document] if likely is not None else []
+    before = earlier(store, ref, options.parent)
+    models += [each for each in before if each not in models]
+    return Like(tuple(models), tuple(known_adapters(store, before)))
 
 
 def _bind(base: Base | None, content: Content) -> BaseLink | None:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ckptfmt.containers.protocol import Cut
-from ckptfmt.digest import FRAME_BYTES
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.dtypes import size_bytes
 from ckptfmt.format.manifest import BaseRecord, Manifest
@@ -19,9 +17,8 @@ from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import base_place, check_base
 from ckptfmt.transfer.matching import matches
 from ckptfmt.transfer.reading import ReadCheckpoint
-from ckptfmt.transfer.references import References, held_by, tensors_of
+from ckptfmt.transfer.references import Like, References, held_by, tensors_of
 from ckptfmt.transfer.sinks import Place
-from ckptfmt.transfer.walk import reading_errors
 
 _MOST_NAMES: Final = 100
 """Checkpoints of the store that are looked at, those whose refs changed last."""
@@ -138,11 +135,13 @@ def _ratio(
     """What sampled tensors take against a model's, as a share of what they take alone."""
     from ckptfmt.encodings.chooser import compare  # noqa: PLC0415  (numpy: not for what only looks)
 
-    against = References(store, checkpoint, [document], outside)
+    against = References(store, checkpoint, Like((document,)), outside)
+    tensors = tensors_of(checkpoint)
     alone = together = 0
     for place in places:
-        head, element = _head(checkpoint, place)
-        plain, best = compare(head, element, [(each.encoding, each.basis) for each in against(place)])
+        plain, best = compare(
+            checkpoint.head(place), tensors[place].dtype, [(each.encoding, each.basis) for each in against(place)]
+        )
         alone += plain
         together += best
     return together / max(1, alone)
@@ -154,16 +153,3 @@ def _as_recorded(store: Store, base: Base) -> bool:
         return not check_base(store, base, base_place(store, base), full=False, progress=SILENT).mismatched
     except CkptfmtError:
         return False
-
-
-def _head(checkpoint: ReadCheckpoint, place: Place) -> tuple[bytes, str | None]:
-    """The first frame of an extent."""
-    path, index = place
-    cut = checkpoint.cuts[path]
-    if not isinstance(cut, Cut):
-        raise ValueError(f"{path} has no extents")
-    span = cut.extents[index]
-    [entry] = [entry for entry in checkpoint.walked.of_kind("file") if entry.path == path]
-    with reading_errors(entry.real), open(entry.real, "rb") as file:
-        file.seek(span.offset)
-        return file.read(min(span.length, FRAME_BYTES)), span.dtype

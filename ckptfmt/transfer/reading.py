@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from ckptfmt.containers.protocol import Cut, Opaque
+from ckptfmt.digest import FRAME_BYTES
 from ckptfmt.errors import CkptfmtError, FormatError, UnsafeFile
 from ckptfmt.format.manifest import File, Link
 from ckptfmt.layouts import read_checkpoint
@@ -16,9 +17,9 @@ from ckptfmt.layouts.protocol import Reading
 from ckptfmt.layouts.unknown import UNKNOWN
 from ckptfmt.progress import Progress
 from ckptfmt.transfer.build import Content, place_tensors, wants_view
-from ckptfmt.transfer.sinks import HashSink, Sink
+from ckptfmt.transfer.sinks import HashSink, Place, Sink
 from ckptfmt.transfer.take import fills_extent, take_file
-from ckptfmt.transfer.walk import Walked, WalkedTree, lying_file_hint
+from ckptfmt.transfer.walk import Walked, WalkedTree, lying_file_hint, reading_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,18 @@ class ReadCheckpoint:
     reading: Reading
     cuts: dict[str, Cut | Opaque]
     damaged: dict[str, str]
+
+    def head(self, place: Place) -> bytes:
+        """The first frame of an extent, as it is in its file now."""
+        path, index = place
+        cut = self.cuts[path]
+        if not isinstance(cut, Cut):
+            raise ValueError(f"{path} has no extents")
+        span = cut.extents[index]
+        [entry] = [entry for entry in self.walked.of_kind("file") if entry.path == path]
+        with reading_errors(entry.real), open(entry.real, "rb") as file:
+            file.seek(span.offset)
+            return file.read(min(span.length, FRAME_BYTES))
 
 
 def read_walked(walked: Walked, name: str, *, damaged_as_opaque: bool = False) -> ReadCheckpoint:
@@ -77,13 +90,19 @@ def take_content(checkpoint: ReadCheckpoint, sink: Sink, pool: Executor, progres
                 wanted.setdefault(tensor.path, []).append(tensor.index)
     files: list[File] = []
     views: dict[tuple[str, int], str] = {}
-    for entry in walked.of_kind("file"):
+    adapters = {tensor.path for tensor in checkpoint.reading.tensors if tensor.role == "adapter"}
+    # Adapters first: what they were merged into may be stored against them.
+    for entry in sorted(walked.of_kind("file"), key=lambda entry: entry.path not in adapters):
+        if adapters and entry.path not in adapters:
+            sink.settle()
+            adapters = set()
         file, digests = take_file(
             entry, checkpoint.cuts[entry.path], wanted.get(entry.path, []), sink, pool=pool, progress=progress
         )
         files.append(structs.replace(file, damaged=True) if entry.path in checkpoint.damaged else file)
         views.update(((entry.path, index), digest) for index, digest in digests.items())
-    taken = tuple(files)
+    order = {entry.path: index for index, entry in enumerate(walked.of_kind("file"))}
+    taken = tuple(sorted(files, key=lambda file: order[file.path]))
     return Content(
         files=taken,
         directories=_empty_directories(walked),

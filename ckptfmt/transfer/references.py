@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ckptfmt.containers.protocol import Cut
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.dtypes import size_bytes
 from ckptfmt.format.manifest import BaseRecord, Manifest
+from ckptfmt.format.refs import BASES
 from ckptfmt.format.shard import MAX_DEPTH
 from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.basis import BasisOf
@@ -18,11 +19,34 @@ from ckptfmt.store.graph import closure, depth, resolve
 from ckptfmt.store.object_writer import Against
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.matching import Held, Key, matches
+from ckptfmt.transfer.predicting import Known, Predictor, Wanted
 from ckptfmt.transfer.reading import ReadCheckpoint
 from ckptfmt.transfer.sinks import Place
 from ckptfmt.transfer.take import fills_extent
+from ckptfmt.transfer.updates import Predicted, factors_of
 
-ENCODING: Final = "delta"
+if TYPE_CHECKING:
+    from ckptfmt.encodings.basis import Basis
+
+DELTA: Final = "delta"
+LOWRANK: Final = "lowrank"
+
+_MOST_NAMES: Final = 100
+_MOST_ADAPTERS: Final = 24
+"""Adapters of the store that are tried, those of the refs that changed last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Like:
+    """What a checkpoint is likely to be made from, the likeliest first.
+
+    Attributes:
+        models: documents with tensors like its own.
+        adapters: adapters of the store that may have been merged into it.
+    """
+
+    models: tuple[BaseRecord | Manifest, ...] = ()
+    adapters: tuple[Known, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +57,11 @@ class Filling:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def length(self) -> int:
+        """Bytes of the tensor."""
+        return size_bytes(self.dtype, self.shape) or 0
+
 
 class References:
     """Finds, for each extent of a checkpoint, what it may be stored against.
@@ -40,50 +69,80 @@ class References:
     Args:
         store: where the others lie.
         checkpoint: what is taken in.
-        documents: the base's record, the parent's manifest and so on, the first to be tried first.
+        like: models and adapters that it is likely to be made from.
         outside: files of a base that were looked at; nothing is stored against what lies in another.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        checkpoint: ReadCheckpoint,
-        documents: Sequence[BaseRecord | Manifest],
-        outside: BaseFiles | None,
-    ) -> None:
+    def __init__(self, store: Store, checkpoint: ReadCheckpoint, like: Like, outside: BaseFiles | None) -> None:
         self._catalog = store.catalog()
         self._objects = store.objects(outside)
         self._is_outside = outside.has if outside is not None else lambda digest: False
-        self._held = [held_by(document) for document in documents]
-        self._wanted = tensors_of(checkpoint) if documents else {}
+        self._checkpoint = checkpoint
+        self._held = [held_by(document) for document in like.models]
+        self._wanted = tensors_of(checkpoint) if like.models else {}
+        self._taken: dict[Place, str] = {}
+        self._stored = like.adapters
+        self._own: list[Known] | None = None
+        self._predictor = Predictor(self._held, self._known, self._open_prediction, self._read)
 
     def __call__(self, place: Place) -> tuple[Against, ...]:
         """What the extent in a place may be stored against, the likeliest first."""
-        return tuple(self._of(place))
-
-    def _of(self, place: Place) -> Iterator[Against]:
         wanted = self._wanted.get(place)
         if wanted is None:
-            return
+            return ()
+        return (*self._predicted(place, wanted), *self._alike(wanted))
+
+    def took(self, place: Place, digest: str) -> None:
+        """Take note of an object of this checkpoint that can be read from now on."""
+        self._taken[place] = digest
+
+    def _alike(self, wanted: Filling) -> Iterator[Against]:
         seen = set()
         for held in self._held:
             for match in matches(wanted.key, wanted.dtype, wanted.shape, held):
-                if (match.reference, match.digests) in seen or not self._readable(match.digests):
+                if (match.reference, match.digests) in seen:
                     continue
                 seen.add((match.reference, match.digests))
-                length = size_bytes(wanted.dtype, wanted.shape) or 0
-                try:
-                    basis = self._objects.basis(BasisOf(ENCODING, match.reference, match.digests, length))
-                except CkptfmtError:
-                    continue  # Nothing relies on it.
-                reaches = closure(self._catalog.dependencies, match.digests) | set(match.digests)
-                yield Against(ENCODING, match.reference, match.digests, basis, frozenset(reaches))
+                if against := self._against(BasisOf(DELTA, match.reference, match.digests, wanted.length)):
+                    yield against
 
-    def _readable(self, digests: Sequence[str]) -> bool:
-        resolved = resolve(self._catalog.find_many, digests, self._is_outside)
-        return not resolved.missing and all(
-            depth(self._catalog.dependencies, each) < MAX_DEPTH for each in set(digests)
-        )
+    def _predicted(self, place: Place, wanted: Filling) -> Iterator[Against]:
+        tensor = Wanted(wanted.key, wanted.dtype, wanted.shape, wanted.length, lambda: self._checkpoint.head(place))
+        for predicted in self._predictor.of(tensor):
+            if against := self._against(BasisOf(LOWRANK, predicted.reference, predicted.digests, wanted.length)):
+                yield against
+
+    def _against(self, what: BasisOf) -> Against | None:
+        """What is not readable, or too deep, is none: nothing relies on it."""
+        resolved = resolve(self._catalog.find_many, what.dependencies, self._is_outside)
+        direct = self._catalog.dependencies
+        if resolved.missing or any(depth(direct, each) >= MAX_DEPTH for each in set(what.dependencies)):
+            return None
+        try:
+            basis = self._objects.basis(what)
+        except CkptfmtError:
+            return None
+        reaches = closure(direct, what.dependencies) | set(what.dependencies)
+        return Against(what.encoding, what.reference, what.dependencies, basis, frozenset(reaches))
+
+    def _open_prediction(self, predicted: Predicted, length: int) -> Callable[[int, int], Basis] | None:
+        against = self._against(BasisOf(LOWRANK, predicted.reference, predicted.digests, length))
+        return against.basis if against is not None else None
+
+    def _read(self, held: Held) -> bytes:
+        return self._objects.read(held.digest, size_bytes(held.dtype, held.shape) or 0)
+
+    def _known(self) -> Sequence[Known]:
+        """The checkpoint's own adapters once they were taken, then those of the store."""
+        if self._own is None:
+            tensors: dict[str | None, dict[str, Held]] = {}
+            for place, filling in self._wanted.items():
+                role, part, name = filling.key
+                if role == "adapter" and place in self._taken:
+                    tensors.setdefault(part, {})[name] = Held(filling.dtype, filling.shape, self._taken[place])
+            own = [(each.name, each.config) for each in self._checkpoint.reading.adapters if each.name in tensors]
+            self._own = [Known(name, factors_of(config, tensors[name])) for name, config in own]
+        return [*self._own, *self._stored]
 
 
 def held_by(document: BaseRecord | Manifest) -> dict[Key, Held]:
@@ -109,6 +168,36 @@ def tensors_of(checkpoint: ReadCheckpoint) -> Mapping[Place, Filling]:
                 key = (tensor.role, tensor.part, tensor.name)
                 wanted.setdefault((tensor.path, found.extent), Filling(key, found.dtype, found.shape))
     return wanted
+
+
+def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
+    """Adapters that may have been merged into a checkpoint: those of `before`, then those that changed last."""
+    found = [known for manifest in before for known in _adapters_of(manifest, "before")]
+    newest = sorted(store.refs.names(), key=lambda item: -item[1])
+    for name, _ in [item for item in newest if not item[0].startswith(BASES)][:_MOST_NAMES]:
+        target = _standing(store, name)
+        try:
+            manifest = store.manifest(target) if target is not None else None
+        except CkptfmtError:
+            continue
+        if manifest is not None and manifest.adapters:
+            found += _adapters_of(manifest, name)
+        if len(found) >= _MOST_ADAPTERS:
+            break
+    return found[:_MOST_ADAPTERS]
+
+
+def _adapters_of(manifest: Manifest, name: str) -> list[Known]:
+    """The adapters of a checkpoint of the store."""
+    tensors: dict[str | None, dict[str, Held]] = {}
+    for (role, part, tensor), held in held_by(manifest).items():
+        if role == "adapter":
+            tensors.setdefault(part, {})[tensor] = held
+    return [
+        Known(f"{name}:{adapter.name}", factors_of(adapter.config, tensors[adapter.name]))
+        for adapter in manifest.adapters
+        if adapter.name in tensors
+    ]
 
 
 def earlier(store: Store, ref: str, parent: str | None) -> list[Manifest]:

@@ -50,6 +50,10 @@ class Sink(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """Make what was put readable."""
+        ...
+
 
 class HashSink:
     """Keeps nothing: for a base that is only referenced."""
@@ -57,6 +61,32 @@ class HashSink:
     def put(self, frames: Frames, length: int, again: Callable[[], Frames], holds: Holds = PLAIN) -> str:
         """See `Sink.put`."""
         return _digest(frames)
+
+    def settle(self) -> None:
+        """See `Sink.settle`: nothing was kept."""
+
+
+class Referring(Protocol):
+    """Says what an extent may be stored against."""
+
+    def __call__(self, place: Place) -> Sequence[Against]:
+        """What the extent in a place may be stored against, the likeliest first."""
+        ...
+
+    def took(self, place: Place, digest: str) -> None:
+        """Take note of an extent's object that can be read from now on."""
+        ...
+
+
+class Unreferred:
+    """Nothing is stored against anything."""
+
+    def __call__(self, place: Place) -> Sequence[Against]:
+        """See `Referring`."""
+        return ()
+
+    def took(self, place: Place, digest: str) -> None:
+        """See `Referring`."""
 
 
 class StoreSink:
@@ -67,7 +97,7 @@ class StoreSink:
         catalog: nominates duplicates in the store.
         known: decides whether an object needs no writing.
         elsewhere: lengths of objects outside the store that may be duplicates.
-        against: what the extent in a place may be stored against.
+        references: what the extent in a place may be stored against; told of those that were put.
     """
 
     def __init__(
@@ -76,13 +106,14 @@ class StoreSink:
         catalog: Catalog,
         known: Callable[[str], bool],
         elsewhere: frozenset[int],
-        against: Callable[[Place], Sequence[Against]],
+        references: Referring,
     ) -> None:
         self._writer = writer
         self._catalog = catalog
         self._known = known
         self._elsewhere = elsewhere
-        self._against = against
+        self._references = references
+        self._unsettled: dict[Place, str] = {}
         self.new: dict[str, int] = {}
 
     def put(self, frames: Frames, length: int, again: Callable[[], Frames], holds: Holds = PLAIN) -> str:
@@ -91,6 +122,19 @@ class StoreSink:
         Raises:
             IntegrityError: the second reading differs from the first.
         """
+        digest = self._put(frames, length, again, holds)
+        if holds.place is not None:
+            self._unsettled[holds.place] = digest
+        return digest
+
+    def settle(self) -> None:
+        """See `Sink.settle`."""
+        self._writer.flush()
+        for place, digest in self._unsettled.items():
+            self._references.took(place, digest)
+        self._unsettled = {}
+
+    def _put(self, frames: Frames, length: int, again: Callable[[], Frames], holds: Holds) -> str:
         iterator = iter(frames)
         first = [frame for frame in (next(iterator, None),) if frame is not None]
         head = checksum_of(first[0] if first else b"")
@@ -119,7 +163,7 @@ class StoreSink:
     def _write(
         self, frames: Frames, length: int, again: Callable[[], Frames], holds: Holds, digest: str | None = None
     ) -> str:
-        against = self._against(holds.place) if holds.place is not None else ()
+        against = self._references(holds.place) if holds.place is not None else ()
         written = self._append(frames, Incoming(length, holds.dtype, holds.shape, digest, against))
         if written is None:
             written = self._append(again(), Incoming(length, holds.dtype, holds.shape))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
@@ -11,13 +11,13 @@ from ckptfmt.encodings.protocol import Effort
 from ckptfmt.format.shard import ShardObject, header_estimate
 from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.graph import resolve
-from ckptfmt.store.object_writer import Against
 from ckptfmt.store.shards import ShardWriter
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.reading import ReadCheckpoint
-from ckptfmt.transfer.sinks import Place, StoreSink
+from ckptfmt.transfer.sinks import Referring, StoreSink, Unreferred
 
 _SKELETON_RESERVE = 1024
+_NOTHING = Unreferred()
 
 
 class Written:
@@ -47,7 +47,7 @@ def storing(
     written: Written,
     outside: BaseFiles | None = None,
     vanished: frozenset[str] = frozenset(),
-    against: Callable[[Place], Sequence[Against]] = lambda place: (),
+    references: Referring = _NOTHING,
 ) -> Iterator[StoreSink]:
     """A sink for the files of `checkpoint`, which writes what neither the store nor the base `outside` holds.
 
@@ -59,7 +59,7 @@ def storing(
         written: told of each shard.
         outside: a referenced base whose files were looked at; no other is relied on.
         vanished: objects to write although the catalog still knows them.
-        against: what each extent may be stored against.
+        references: say what each extent may be stored against.
     """
     catalog = store.catalog()
 
@@ -72,7 +72,7 @@ def storing(
     room = _header_room(checkpoint)
     writer = ShardWriter(store.storage, effort=effort, pool=pool, remaining=lambda: room, written=written)
     try:
-        yield StoreSink(writer, catalog, known, outside.lengths() if outside else frozenset(), against)
+        yield StoreSink(writer, catalog, known, outside.lengths() if outside else frozenset(), references)
         writer.flush()
     finally:
         writer.abort()
