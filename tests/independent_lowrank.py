@@ -290,8 +290,12 @@ def decode_lowrank(data: bytes, length: int, element: str, words: bytes, classes
     difference = np.zeros(count, np.int64)
     for group in range(groups):
         members = np.flatnonzero(table[of >> 1] == group) if group else np.arange(count)
-        if not dense[group]:
-            members = members[stream.places()]
+        if dense[group]:
+            difference[members] = stream.symbols(len(members), 8)
+            continue
+        members = members[stream.places()]
+        difference[members] = 1
+        members = members[stream.places()]
         difference[members] = stream.symbols(len(members), 8)
     require(stream.position == len(stream.data), "lowrank: trailing bytes")
     difference[of % 2 == 1] *= -1

@@ -25,12 +25,10 @@ class Groups(NamedTuple):
     Attributes:
         number: of groups.
         table: the group of each level, 128 of them, uint8.
-        dense: for each group, whether the steps of all its elements are stored. Group 0 never is, and has only places.
     """
 
     number: int
     table: Words
-    dense: tuple[bool, ...]
 
 
 def choose_groups(counted: Words, levels: Words, steps: Words) -> Groups:
@@ -52,18 +50,15 @@ def choose_groups(counted: Words, levels: Words, steps: Words) -> Groups:
     # Group 0 is the one that its places can count all elements for: the largest.
     runs.sort(key=lambda run: -int(totals[0][run[1]] - totals[0][run[0]]))
     table = np.zeros(len(counted), np.uint8)
-    dense = []
     for index, (begin, end) in enumerate(runs):
         table[order[begin:end]] = index
-        count, changed = (int(each[end] - each[begin]) for each in totals[:2])
-        dense.append(index > 0 and 2 * changed > count)
-    return Groups(len(runs), table, tuple(dense))
+    return Groups(len(runs), table)
 
 
 def _costs(counted: Any, failed: Any, odd: Any) -> Any:
     """Bits of each run of levels, from row to column."""
     count, changed, other = (each[None, :] - each[:, None] for each in (counted, failed, odd))
-    costs = _entropy(count, changed) * 1.02 + np.maximum(_entropy(changed, other), np.where(other > 0, changed, 0))
+    costs = _entropy(count, changed) + _entropy(changed, other)
     costs[np.tril_indices(len(counted))] = np.inf
     return costs + _GROUP_BITS
 

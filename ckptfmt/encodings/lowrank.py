@@ -161,30 +161,40 @@ def _write_grouped(frame: Buffer, element: str | None, basis: Basis) -> list[byt
     levels = classes >> np.uint8(1)
     counted = np.bincount(levels, minlength=LEVELS)
     groups = choose_groups(counted, of >> np.uint8(1), steps)
-    parts = [bytes((groups.number,)), bytes(map(int, groups.dense)), write_coded(groups.table)]
     if groups.number == 1:
         return [bytes((1,)), *_write_changes(changes)]
     group = groups.table.take(of >> np.uint8(1))
     members = _members(groups.table, levels)
+    dense, parts = bytearray(groups.number), []
     for index in range(groups.number):
         chosen = np.flatnonzero(group == index)
         some = _Changes(places.take(chosen), steps.take(chosen))
         if index:
-            at = np.searchsorted(members[index], some.places)
-            some = _Changes(at, some.steps)
-        parts += _write_all(some, len(members[index])) if groups.dense[index] else _write_changes(some)
-    return parts
+            some = _Changes(np.searchsorted(members[index], some.places), some.steps)
+        listed = b"".join(_write_changes(some))
+        if index and 2 * len(chosen) > len(members[index]):
+            every = _write_all(some, len(members[index]))
+            if len(every) < len(listed):
+                dense[index], listed = 1, every
+        parts.append(listed)
+    return [bytes((groups.number,)), bytes(dense), write_coded(groups.table), *parts]
 
 
 def _write_changes(changes: _Changes) -> list[bytes]:
-    return [write_gaps(changes.places), write_symbols(*to_symbols(changes.steps, 8), 8)]
+    """The places, and which of these steps are not 1, and what they are."""
+    others = np.flatnonzero(changes.steps != 1)
+    return [
+        write_gaps(changes.places),
+        write_gaps(others),
+        write_symbols(*to_symbols(changes.steps.take(others), 8), 8),
+    ]
 
 
-def _write_all(changes: _Changes, count: int) -> list[bytes]:
+def _write_all(changes: _Changes, count: int) -> bytes:
     """The steps of all elements of a group."""
     steps = np.zeros(count, changes.steps.dtype)
     steps[changes.places] = changes.steps
-    return [write_symbols(*to_symbols(steps, 8), 8)]
+    return write_symbols(*to_symbols(steps, 8), 8)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -211,11 +221,14 @@ def _read_grouped(reader: Reader, count: int, element: str | None, basis: Basis)
         total = count if among is None else len(among)
         if dense[index] and among is not None:
             places = among
+            steps = read_symbols(reader, len(places), 8, work)(0, len(places))
         else:
             places = read_gaps(reader, total)
             if among is not None:
                 places = among.take(places)
-        steps = read_symbols(reader, len(places), 8, work)(0, len(places))
+            others = read_gaps(reader, len(places))
+            steps = np.ones(len(places), work)
+            steps[others] = read_symbols(reader, len(others), 8, work)(0, len(others))
         lower = classes.take(places) & np.uint8(1) != 0
         steps[lower] = -steps[lower]
         steps += _ordered(under.take(places), element)
