@@ -1,0 +1,168 @@
+"""Merged checkpoints whose adapter is known take next to nothing, wherever it is, and come back to the byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckptfmt import Store
+from ckptfmt.encodings.prediction import parse_prediction
+from ckptfmt.store.store import open_store
+from tests.fixtures.common import quiet, train
+from tests.fixtures.hf import Kind, new_model
+from tests.transfer.trees import photograph
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+class Made:
+    """A base, an adapter trained on it, and what PEFT merges of both."""
+
+    def __init__(self, directory: Path, dtype: str = "bfloat16", kind: Kind = "llama", **config: Any) -> None:
+        self.base, self.adapter, self.merged = (directory / name for name in ("base", "adapter", "merged"))
+        self.dtype = dtype
+        self._make(kind, {"r": 8, "lora_alpha": 12, "target_modules": "all-linear", **config})
+
+    @quiet
+    def _make(self, kind: Kind, config: dict[str, Any]) -> None:
+        import peft
+
+        narrow = config.pop("narrow", False)
+        torch.manual_seed(0)
+        new_model(kind, seed=0).to(DTYPES[self.dtype]).save_pretrained(self.base)
+        model = peft.get_peft_model(new_model(kind, seed=0), peft.LoraConfig(task_type="CAUSAL_LM", **config))
+        train(model, 3)
+        model.save_pretrained(self.adapter)
+        import transformers
+
+        base = transformers.AutoModelForCausalLM.from_pretrained(self.base, dtype=DTYPES[self.dtype])
+        loaded = peft.PeftModel.from_pretrained(base, self.adapter, autocast_adapter_dtype=not narrow)
+        if narrow:
+            loaded.save_pretrained(self.adapter)
+        loaded.merge_and_unload().save_pretrained(self.merged)
+
+    def together(self, target: Path) -> Path:
+        """What trainers save: the merged weights and the adapter in one directory."""
+        shutil.copytree(self.merged, target)
+        for path in self.adapter.iterdir():
+            shutil.copy(path, target)
+        return target
+
+
+def lowrank_of(store: Store, name: str) -> tuple[int, int]:
+    """Logical and stored bytes of what is stored as lowrank."""
+    found = store.show(name).encodings.get("lowrank")
+    return (found.logical_bytes, found.stored_bytes) if found else (0, 0)
+
+
+def rules_of(store: Store) -> set[str]:
+    """Every rounding rule that some object is stored by."""
+    engine = open_store(str(store.path))
+    rules = set()
+    for generation in engine.refs.manifests():
+        manifest = engine.manifest(generation.target or "")
+        for extents in (file.extents for file in manifest.files):
+            for copies in engine.catalog().find_many([extent.digest for extent in extents]).values():
+                if copies[0].stored.encoding == "lowrank":
+                    rules |= {stage.rule for stage in parse_prediction(copies[0].stored.reference).stages}
+    engine.close()
+    return rules
+
+
+def comes_back(store: Store, name: str, original: Path, target: Path) -> None:
+    store.restore(name, target)
+    assert photograph(target) == photograph(original)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"narrow": True}], ids=["lora", "rslora", "narrow"])
+def test_merged_weights_beside_their_adapter(store: Store, tmp_path: Path, dtype: str, config: dict[str, Any]) -> None:
+    made = Made(tmp_path / "made", dtype, **config)
+    both = made.together(tmp_path / "both")
+    store.add_base("base", made.base)
+    store.import_checkpoint(both, "run", base="base")
+    logical, stored = lowrank_of(store, "run")
+    # A float32 product is known to its last bit or two: one element in fifty is another.
+    assert logical > 10_000 and stored < logical / (8 if dtype == "float32" else 40)
+    comes_back(store, "run", both, tmp_path / "back")
+    assert store.verify().damaged == ()
+
+
+@pytest.mark.parametrize("order", ["stated", "found"])
+def test_the_adapter_is_in_the_store(store: Store, tmp_path: Path, order: str) -> None:
+    made = Made(tmp_path / "made")
+    store.add_base("base", made.base)
+    store.import_checkpoint(made.adapter, "adapters/one", base="base")
+    store.import_checkpoint(made.merged, "merged", base="base" if order == "stated" else None)
+    logical, stored = lowrank_of(store, "merged")
+    assert logical > 10_000 and stored < logical / 40
+    assert rules_of(store) == {"once"}
+    store.drop("adapters/one")
+    comes_back(store, "merged", made.merged, tmp_path / "back")
+
+
+def test_conv1d_weights_lie_the_other_way_round(store: Store, tmp_path: Path) -> None:
+    made = Made(tmp_path / "made", kind="gpt2", target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)
+    store.add_base("base", made.base)
+    both = made.together(tmp_path / "both")
+    store.import_checkpoint(both, "run", base="base")
+    logical, stored = lowrank_of(store, "run")
+    assert logical > 10_000 and stored < logical / 40
+    comes_back(store, "run", both, tmp_path / "back")
+
+
+def test_an_embedding_is_updated_by_the_transpose(store: Store, tmp_path: Path) -> None:
+    made = Made(tmp_path / "made", target_modules=["embed_tokens"])
+    store.add_base("base", made.base)
+    both = made.together(tmp_path / "both")
+    store.import_checkpoint(both, "run", base="base")
+    assert lowrank_of(store, "run")[0] > 10_000
+    comes_back(store, "run", both, tmp_path / "back")
+
+
+def test_an_adapter_of_another_run_is_tried_and_not_believed(store: Store, tmp_path: Path) -> None:
+    made = Made(tmp_path / "made")
+    other = Made(tmp_path / "other", lora_alpha=3, r=4)
+    store.add_base("base", made.base)
+    store.import_checkpoint(other.adapter, "other", base="base")
+    store.import_checkpoint(made.merged, "merged", base="base")
+    assert lowrank_of(store, "merged") == (0, 0)
+    comes_back(store, "merged", made.merged, tmp_path / "back")
+
+
+def test_fast_predicts_nothing(store: Store, tmp_path: Path) -> None:
+    made = Made(tmp_path / "made")
+    store.add_base("base", made.base)
+    store.import_checkpoint(made.together(tmp_path / "both"), "run", base="base", effort="fast")
+    assert lowrank_of(store, "run") == (0, 0)
+
+
+def test_a_stage_merged_onto_the_stage_before(store: Store, tmp_path: Path) -> None:
+    """What the parent is, merged, is what this stage's adapter was merged onto."""
+    made = Made(tmp_path / "made")
+    second = tmp_path / "second"
+    _merge_again(made, second)
+    store.add_base("base", made.base)
+    store.import_checkpoint(made.together(tmp_path / "both"), "stage-1", base="base", stage=1)
+    store.import_checkpoint(second, "stage-2", base="base", parent="stage-1", how="continue", stage=2)
+    logical, stored = lowrank_of(store, "stage-2")
+    assert logical > 10_000 and stored < logical / 40
+    comes_back(store, "stage-2", second, tmp_path / "back")
+
+
+@quiet
+def _merge_again(made: Made, target: Path) -> None:
+    import peft
+    import transformers
+
+    torch.manual_seed(7)
+    model = transformers.AutoModelForCausalLM.from_pretrained(made.merged, dtype=torch.bfloat16)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
+    tuned = peft.get_peft_model(model, config)
+    train(tuned, 3)
+    tuned.save_pretrained(target)
+    tuned.merge_and_unload().save_pretrained(target)
