@@ -14,4 +14,4 @@ def keep_freed_memory() -> None:
     `M_MMAP_THRESHOLD`). Otherwise every frame of 4 MiB is a new mapping whose pages the kernel must clear, which costs
     as much as the arithmetic on it. The block is never touched; elsewhere this does nothing.
     """
-    bytearray(_KEPT_BYTES)
+    bytes(_KEPT_BYTES)  # From calloc, as new pages: a bytearray would be filled with zeros.

@@ -19,7 +19,7 @@ from tests.cli.made import Shell
 
 PROGRAM = [sys.executable, "-c", "from ckptfmt.cli import main; main()"]
 ROOT = Path(__file__).resolve().parents[2]
-MEGABYTES = 300
+MEGABYTES = 500
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def stopped(words: list[str], store: Path, number: signal.Signals, *, before: se
     deadline = time.monotonic() + 60
     while files_below(store) == before and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.1)
+    time.sleep(0.05)
     assert process.poll() is None, "it was over before it could be stopped"
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
