@@ -34,6 +34,8 @@ _NARROW: Final = 0.02
 _FULL_RANK: Final = 0.7
 """An update of which so much is left where it can be seen is of full rank."""
 _LEAST_SEEN: Final = 0.01
+_ROUNDED: Final = 0.9
+"""Share of the elements that must be numbers of 16 bits, where that is no accident."""
 _VARIANCE_ROUNDS: Final = 8
 _FRACTIONS: Final = {"BF16": 7, "F16": 10, "F32": 23}
 _LEAST_EXPONENT: Final = {"BF16": -126, "F16": -14, "F32": -126}
@@ -91,8 +93,23 @@ def probe(
     variance = float(np.square(update).mean())
     if not changed:
         return Probe(0, 0.0, 0.0)
-    errors = np.square(_steps(after, element)) / 12
+    steps = _steps(after, element)
+    errors = np.square(steps) / 12
+    if (held or element) == "F32":
+        errors = np.maximum(errors, _rounded_before(update, steps))
     return Probe(_rank(update, errors, _variance(update, errors)), changed, math.sqrt(variance))
+
+
+def _rounded_before(update: Numbers, steps: Numbers) -> Numbers | float:
+    """Variance of the rounding of an update that was of 16 bits before it was added to float32 numbers; or 0."""
+    for kind in ("BF16", "F16"):
+        own = _steps(update, kind)
+        known = (update != 0) & (steps < own / 16)
+        off = np.abs(update - np.round(update / own) * own)
+        if known.any() and float((off <= steps)[known].mean()) > _ROUNDED:
+            coarse: Numbers = np.square(own) / 12
+            return coarse
+    return 0.0
 
 
 def _variance(update: Numbers, errors: Numbers) -> float:

@@ -31,6 +31,8 @@ _FIRST_SWEEPS: Final = 4
 _MOST_SWEEPS: Final = 12
 _RULE_STEPS: Final = 3
 _GROWN_AT_ONCE: Final = 8
+_WORTH: Final = 0.8
+"""Factors must take no more than this part of what the tensor takes otherwise: both are estimates."""
 _SETTLED: Final = 0.99
 """A round that leaves more than this part of the bits is the last one."""
 _MEMORY_BYTES: Final = 5 << 28
@@ -122,7 +124,7 @@ def recover(
         seed: of what is random in the fit.
 
     Returns:
-        None where no factors were found that take less.
+        None where no factors were found that take clearly less.
 
     Raises:
         InvalidInput: the tensors are no matrices of one shape.
@@ -183,7 +185,7 @@ class _Search:
                 best = found if found is not None and found.bits < best.bits else best
                 break
             best = found
-        if best is None or best.bits >= at_most_bits:
+        if best is None or best.bits > _WORTH * at_most_bits:
             return None
         return refined(self._fit, best)
 
