@@ -112,6 +112,7 @@ class Store:
         stage: int | None = None,
         how: How | None = None,
         stage_dtype: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         effort: Effort = "balanced",
         jobs: int | None = None,
         damaged_as_opaque: bool = False,
@@ -130,6 +131,7 @@ class Store:
             how: what it was trained on: `continue` (the merged parent), `stack` (the parent with its adapter beside),
                 `resume` (the parent's adapter itself), `parent-only` (the base merged with the parent's own adapter).
             stage_dtype: dtype that was held between the stages: bf16, fp16 or fp32.
+            adapter: path of an adapter that was merged into it; a merged checkpoint then takes next to nothing.
             effort: `fast` stores tensors as they are, `balanced` encodes what is quick, `max` all.
             jobs: threads that encode; by default one a core.
             damaged_as_opaque: keep structurally lying files whole instead of refusing their checkpoint.
@@ -153,6 +155,7 @@ class Store:
             stage=stage,
             how=how,
             stage_dtype=stage_dtype,
+            adapter=os.fspath(adapter) if adapter is not None else None,
             effort=effort,
             jobs=jobs,
             damaged_as_opaque=damaged_as_opaque,
@@ -171,6 +174,7 @@ class Store:
         stage: int | None = None,
         how: How | None = None,
         stage_dtype: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         effort: Effort = "balanced",
         jobs: int | None = None,
         damaged_as_opaque: bool = False,
@@ -190,6 +194,7 @@ class Store:
             stage=stage,
             how=how,
             stage_dtype=stage_dtype,
+            adapter=adapter,
             effort=effort,
             jobs=jobs,
             damaged_as_opaque=damaged_as_opaque,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from msgspec import structs
 
 from ckptfmt.encodings.protocol import Effort
+from ckptfmt.errors import InvalidInput
 from ckptfmt.format.manifest import BaseLink, BaseRecord, How, Lineage, Manifest, objects_of
 from ckptfmt.format.refs import Generation
 from ckptfmt.layouts.protocol import Reading
-from ckptfmt.progress import Progress
+from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.bases import Base
 from ckptfmt.store.outside import files_of
 from ckptfmt.store.publish import publish
@@ -20,8 +21,10 @@ from ckptfmt.store.refs import draft
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import Content, attributes_of, bind, build_manifest, touched_leaves
 from ckptfmt.transfer.likely import Likely, find_likely
+from ckptfmt.transfer.planning import plan_import
+from ckptfmt.transfer.predicting import Known
 from ckptfmt.transfer.reading import read_walked, take_content
-from ckptfmt.transfer.references import Like, References, earlier, known_adapters
+from ckptfmt.transfer.references import Like, References, adapters_of, earlier, known_adapters
 from ckptfmt.transfer.walk import Walked, same_still
 from ckptfmt.transfer.writing import Written, storing
 
@@ -34,6 +37,7 @@ class Options:
         base: the base it was made from, if the user says so.
         parent: id of the manifest it was trained from.
         stage, how, dtype: its place in a chain of stages.
+        adapter: path of an adapter that may have been merged into it.
         effort: how much to spend on smaller objects.
         jobs: threads that encode.
         damaged_as_opaque: keep structurally lying files whole instead of refusing the checkpoint.
@@ -45,6 +49,7 @@ class Options:
     stage: int | None = None
     how: How | None = None
     dtype: str | None = None
+    adapter: str | None = None
     effort: Effort = "balanced"
     jobs: int = 2
     damaged_as_opaque: bool = False
@@ -60,6 +65,7 @@ class Imported:
         digest: the manifest's id.
         manifest: what was made of it.
         likely: what it was stored against because it was probably made from that, though nobody said so.
+        notes: what a user should know of how it was stored.
         new: digests of the objects that were written for it.
         new_bytes: bytes that its new shards and its new manifest take.
     """
@@ -71,6 +77,7 @@ class Imported:
     new: tuple[str, ...]
     new_bytes: int
     likely: Likely | None = None
+    notes: tuple[str, ...] = ()
 
 
 def import_walked(
@@ -98,10 +105,12 @@ def import_walked(
     if options.base is not None:  # Before any work: a base that this adapter cannot be for.
         adapter = [tensor.name for tensor in checkpoint.reading.tensors if tensor.role == "adapter"]
         touched_leaves(options.base.record, adapter, options.base.name)
-    references = References(store, checkpoint, _like(store, ref, options, likely), outside)
     written = Written(store)
     progress.begin(ref, total)
     with ThreadPoolExecutor(1, "sha256") as sha_pool, ThreadPoolExecutor(options.jobs, "encode") as pool:
+        given = _take_adapter(store, options, written, sha_pool, pool) if options.adapter else []
+        like = _like(store, ref, options, likely)
+        references = References(store, checkpoint, replace(like, adapters=(*given, *like.adapters)), outside)
 
         def take(vanished: frozenset[str]) -> Content:
             with storing(
@@ -137,7 +146,37 @@ def import_walked(
         manifest=manifest,
         new=tuple(written.objects),
         new_bytes=written.size,
+        notes=_unused(options, given, written),
         likely=likely if likely is not None and not written.against.isdisjoint(objects_of(likely.document)) else None,
+    )
+
+
+def _take_adapter(store: Store, options: Options, written: Written, sha_pool: Executor, pool: Executor) -> list[Known]:
+    """Take in an adapter that may have been merged into the checkpoint: its tensors, for no name of their own.
+
+    Raises:
+        InvalidInput: there is no adapter.
+    """
+    path = os.path.abspath(options.adapter or "")
+    plan = plan_import(path, "adapter")
+    checkpoint = read_walked(plan.checkpoints[0].walked, os.path.basename(path))
+    if not checkpoint.reading.adapters:
+        raise InvalidInput(f"--adapter {options.adapter}: no adapter lies there", hint="give an adapter's directory")
+    with storing(store, checkpoint, effort=options.effort, pool=pool, written=written) as sink:
+        content = take_content(checkpoint, sink, sha_pool, SILENT)
+    manifest = build_manifest(checkpoint.reading, content, base=None, lineage=None)
+    return adapters_of(manifest, f"--adapter {options.adapter}")
+
+
+def _unused(options: Options, given: list[Known], written: Written) -> tuple[str, ...]:
+    """Say so where an adapter that was given was of no use."""
+    digests = {
+        each.digest for known in given for factors in known.updates.values() for each in (factors.left, factors.right)
+    }
+    if not given or not written.objects or not digests.isdisjoint(written.against):
+        return ()
+    return (
+        f"--adapter {options.adapter}: nothing was stored against it; it was not merged into this onto a known base",
     )
 
 

@@ -172,7 +172,7 @@ def tensors_of(checkpoint: ReadCheckpoint) -> Mapping[Place, Filling]:
 
 def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
     """Adapters that may have been merged into a checkpoint: those of `before`, then those that changed last."""
-    found = [known for manifest in before for known in _adapters_of(manifest, "before")]
+    found = [known for manifest in before for known in adapters_of(manifest, "before")]
     newest = sorted(store.refs.names(), key=lambda item: -item[1])
     for name, _ in [item for item in newest if not item[0].startswith(BASES)][:_MOST_NAMES]:
         target = _standing(store, name)
@@ -181,13 +181,13 @@ def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
         except CkptfmtError:
             continue
         if manifest is not None and manifest.adapters:
-            found += _adapters_of(manifest, name)
+            found += adapters_of(manifest, name)
         if len(found) >= _MOST_ADAPTERS:
             break
     return found[:_MOST_ADAPTERS]
 
 
-def _adapters_of(manifest: Manifest, name: str) -> list[Known]:
+def adapters_of(manifest: Manifest, name: str) -> list[Known]:
     """The adapters of a checkpoint of the store."""
     tensors: dict[str | None, dict[str, Held]] = {}
     for (role, part, tensor), held in held_by(manifest).items():

@@ -11,6 +11,7 @@ import torch
 
 from ckptfmt import Store
 from ckptfmt.encodings.prediction import parse_prediction
+from ckptfmt.errors import InvalidInput
 from ckptfmt.store.store import open_store
 from tests.fixtures.common import quiet, train
 from tests.fixtures.hf import Kind, new_model
@@ -103,6 +104,26 @@ def test_the_adapter_is_in_the_store(store: Store, tmp_path: Path, order: str) -
     assert rules_of(store) == {"once"}
     store.drop("adapters/one")
     comes_back(store, "merged", made.merged, tmp_path / "back")
+
+
+def test_the_adapter_is_given(store: Store, tmp_path: Path) -> None:
+    """It gets no name of its own: what is stored against it keeps it."""
+    made = Made(tmp_path / "made")
+    store.add_base("base", made.base)
+    done = store.import_checkpoint(made.merged, "merged", base="base", adapter=made.adapter)
+    assert done.encodings["lowrank"].logical_bytes > 10_000 and not done.notes
+    assert [row.ref for row in store.list_refs()] == ["merged"]
+    comes_back(store, "merged", made.merged, tmp_path / "back")
+
+
+def test_an_adapter_that_is_given_and_of_no_use_is_told(store: Store, tmp_path: Path) -> None:
+    made = Made(tmp_path / "made")
+    store.add_base("base", made.base)
+    other = Made(tmp_path / "other", lora_alpha=3, r=4)
+    done = store.import_checkpoint(made.merged, "merged", base="base", adapter=other.adapter)
+    assert "lowrank" not in done.encodings and any("nothing was stored against it" in note for note in done.notes)
+    with pytest.raises(InvalidInput, match="no adapter lies there"):
+        store.import_checkpoint(made.merged, "again", base="base", adapter=made.base)
 
 
 def test_conv1d_weights_lie_the_other_way_round(store: Store, tmp_path: Path) -> None:

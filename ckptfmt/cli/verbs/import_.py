@@ -29,6 +29,7 @@ ckptfmt import ./stage-2 --name runs/exp1/stage-2 --parent runs/exp1/stage-1 --h
 @click.argument("path", type=click.Path())
 @click.option("--name", required=True, metavar="REF", help="The name to give it; {name} is the path below PATH.")
 @click.option("--base", type=BASE, metavar="NAME", help="The base it was made from.")
+@click.option("--adapter", type=click.Path(), metavar="PATH", help="An adapter that was merged into it.")
 @click.option("--parent", type=REF, metavar="REF", help="The checkpoint it was trained from.")
 @click.option("--stage", type=click.IntRange(min=0), help="Its number in a lineage. [default: what its name says]")
 @click.option(
@@ -53,6 +54,7 @@ def command(  # noqa: PLR0917 - click calls it by name
     path: str,
     name: str,
     base: str | None,
+    adapter: str | None,
     parent: str | None,
     stage: int | None,
     how: Literal["continue", "stack", "resume", "parent-only"] | None,
@@ -91,6 +93,7 @@ def command(  # noqa: PLR0917 - click calls it by name
                 stage=stage,
                 how=how,
                 stage_dtype=stage_dtype,
+                adapter=adapter,
                 effort=effort,
                 jobs=jobs,
                 damaged_as_opaque=damaged_as_opaque,
