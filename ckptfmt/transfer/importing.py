@@ -24,7 +24,7 @@ from ckptfmt.transfer.likely import Likely, find_likely
 from ckptfmt.transfer.planning import plan_import
 from ckptfmt.transfer.predicting import Known
 from ckptfmt.transfer.reading import read_walked, take_content
-from ckptfmt.transfer.references import Like, References, adapters_of, earlier, known_adapters
+from ckptfmt.transfer.references import Like, References, adapters_of, earlier, incoming, known_adapters
 from ckptfmt.transfer.walk import Walked, same_still
 from ckptfmt.transfer.writing import Written, storing
 
@@ -100,7 +100,8 @@ def import_walked(
     """
     checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
     total = sum(entry.size for entry in walked.of_kind("file"))
-    likely = find_likely(store, checkpoint) if options.base is None and options.effort != "fast" else None
+    subject = incoming(checkpoint)
+    likely = find_likely(store, subject) if options.base is None and options.effort != "fast" else None
     outside = files_of(store, options.base) if options.base is not None else likely.outside if likely else None
     if options.base is not None:  # Before any work: a base that this adapter cannot be for.
         adapter = [tensor.name for tensor in checkpoint.reading.tensors if tensor.role == "adapter"]
@@ -110,7 +111,7 @@ def import_walked(
     with ThreadPoolExecutor(1, "sha256") as sha_pool, ThreadPoolExecutor(options.jobs, "encode") as pool:
         given = _take_adapter(store, options, written, sha_pool, pool) if options.adapter else []
         like = _like(store, ref, options, likely)
-        references = References(store, checkpoint, replace(like, adapters=(*given, *like.adapters)), outside)
+        references = References(store, subject, replace(like, adapters=(*given, *like.adapters)), outside)
 
         def take(vanished: frozenset[str]) -> Content:
             with storing(

@@ -16,8 +16,7 @@ from ckptfmt.store.outside import files_of
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import base_place, check_base
 from ckptfmt.transfer.matching import matches
-from ckptfmt.transfer.reading import ReadCheckpoint
-from ckptfmt.transfer.references import Like, References, held_by, tensors_of
+from ckptfmt.transfer.references import Like, References, Subject, held_by
 from ckptfmt.transfer.sinks import Place
 
 _MOST_NAMES: Final = 100
@@ -47,22 +46,27 @@ class Likely:
     why: str
 
 
-def find_likely(store: Store, checkpoint: ReadCheckpoint) -> Likely | None:
+def find_likely(store: Store, subject: Subject, *, but: frozenset[str] = frozenset()) -> Likely | None:
     """The known base or full model that a checkpoint takes least room against; None where it takes less by none.
 
     Looked at are all bases, and the full models among the checkpoints that changed last. Nothing is believed of what is
     found: it is only tried, tensor by tensor.
+
+    Args:
+        store: knows the models.
+        subject: the checkpoint.
+        but: ids of manifests that are not meant: its own.
     """
     wanted = {
         place: tensor
-        for place, tensor in tensors_of(checkpoint).items()
+        for place, tensor in subject.tensors.items()
         if tensor.key[0] == "model" and size_bytes(tensor.dtype, tensor.shape)
     }
     if not wanted:
         return None
     total = sum(size_bytes(tensor.dtype, tensor.shape) or 0 for tensor in wanted.values())
     shared: list[tuple[float, int, _Known]] = []
-    for order, known in enumerate(_known(store)):
+    for order, known in enumerate(_known(store, but)):
         held = held_by(known.document)
         alike = sum(
             size_bytes(tensor.dtype, tensor.shape) or 0
@@ -81,7 +85,7 @@ def find_likely(store: Store, checkpoint: ReadCheckpoint) -> Likely | None:
             if not _as_recorded(store, known.base):
                 continue
             outside = files_of(store, known.base)
-        ratio = _ratio(store, checkpoint, known.document, outside, places)
+        ratio = _ratio(store, subject, known.document, outside, places)
         if ratio <= _MUST_SAVE and (best is None or ratio < 0.95 * best[0]):
             why = (
                 f"tensors of {-share:.0%} of its bytes have names and shapes of that model, and {len(places)} "
@@ -107,11 +111,11 @@ class _Known:
     base: Base | None = None
 
 
-def _known(store: Store) -> Iterator[_Known]:
+def _known(store: Store, but: frozenset[str]) -> Iterator[_Known]:
     for base in all_bases(store, lambda name, error: None):
         yield _Known(f"base {base.name!r}", base.record, base)
     newest = sorted(store.refs.names(), key=lambda item: -item[1])
-    seen: set[str] = set()
+    seen = set(but)
     for name, _ in [item for item in newest if not item[0].startswith(BASES)][:_MOST_NAMES]:
         try:
             generation = store.refs.newest(name)
@@ -127,7 +131,7 @@ def _known(store: Store) -> Iterator[_Known]:
 
 def _ratio(
     store: Store,
-    checkpoint: ReadCheckpoint,
+    subject: Subject,
     document: BaseRecord | Manifest,
     outside: BaseFiles | None,
     places: list[Place],
@@ -135,8 +139,7 @@ def _ratio(
     """What sampled tensors take against a model's, as a share of what they take alone."""
     from ckptfmt.encodings.chooser import compare  # noqa: PLC0415  (numpy: not for what only looks)
 
-    against = References(store, checkpoint, Like((document,)), outside)
-    tensors = tensors_of(checkpoint)
+    against = References(store, subject, Like((document,)), outside)
     alone = together = 0
     for place in places:
         plain, best = compare(

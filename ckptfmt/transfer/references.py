@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from ckptfmt.containers.protocol import Cut
 from ckptfmt.errors import CkptfmtError
@@ -17,6 +17,7 @@ from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.basis import BasisOf
 from ckptfmt.store.graph import closure, depth, resolve
 from ckptfmt.store.object_writer import Against
+from ckptfmt.store.objects import Objects
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.matching import Held, Key, matches
 from ckptfmt.transfer.predicting import Known, Predictor, Wanted
@@ -63,24 +64,41 @@ class Filling:
         return size_bytes(self.dtype, self.shape) or 0
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A checkpoint whose tensors may be stored against others.
+
+    Attributes:
+        tensors: those that fill an extent each, by its place.
+        adapters: configurations of its own adapters, by name.
+        head: gives the first frame of an extent.
+        taken: digests of the extents that can be read already.
+    """
+
+    tensors: Mapping[Place, Filling]
+    adapters: Mapping[str, Mapping[str, Any]]
+    head: Callable[[Place], bytes]
+    taken: Mapping[Place, str] = field(default_factory=dict)
+
+
 class References:
     """Finds, for each extent of a checkpoint, what it may be stored against.
 
     Args:
         store: where the others lie.
-        checkpoint: what is taken in.
+        subject: the checkpoint.
         like: models and adapters that it is likely to be made from.
         outside: files of a base that were looked at; nothing is stored against what lies in another.
     """
 
-    def __init__(self, store: Store, checkpoint: ReadCheckpoint, like: Like, outside: BaseFiles | None) -> None:
+    def __init__(self, store: Store, subject: Subject, like: Like, outside: BaseFiles | None) -> None:
         self._catalog = store.catalog()
         self._objects = store.objects(outside)
         self._is_outside = outside.has if outside is not None else lambda digest: False
-        self._checkpoint = checkpoint
+        self._subject = subject
         self._held = [held_by(document) for document in like.models]
-        self._wanted = tensors_of(checkpoint) if like.models else {}
-        self._taken: dict[Place, str] = {}
+        self._wanted = subject.tensors if like.models else {}
+        self._taken = dict(subject.taken)
         self._stored = like.adapters
         self._own: list[Known] | None = None
         self._predictor = Predictor(self._held, self._known, self._open_prediction, self._read)
@@ -107,7 +125,7 @@ class References:
                     yield against
 
     def _predicted(self, place: Place, wanted: Filling) -> Iterator[Against]:
-        tensor = Wanted(wanted.key, wanted.dtype, wanted.shape, wanted.length, lambda: self._checkpoint.head(place))
+        tensor = Wanted(wanted.key, wanted.dtype, wanted.shape, wanted.length, lambda: self._subject.head(place))
         for predicted in self._predictor.of(tensor):
             if against := self._against(BasisOf(LOWRANK, predicted.reference, predicted.digests, wanted.length)):
                 yield against
@@ -140,7 +158,7 @@ class References:
                 role, part, name = filling.key
                 if role == "adapter" and place in self._taken:
                     tensors.setdefault(part, {})[name] = Held(filling.dtype, filling.shape, self._taken[place])
-            own = [(each.name, each.config) for each in self._checkpoint.reading.adapters if each.name in tensors]
+            own = [(name, config) for name, config in self._subject.adapters.items() if name in tensors]
             self._own = [Known(name, factors_of(config, tensors[name])) for name, config in own]
         return [*self._own, *self._stored]
 
@@ -155,6 +173,31 @@ def held_by(document: BaseRecord | Manifest) -> dict[Key, Held]:
         if fills and extent.length and size_bytes(tensor.dtype, tensor.shape) == extent.length:
             held.setdefault((tensor.role, tensor.part, tensor.name), Held(tensor.dtype, tensor.shape, extent.digest))
     return held
+
+
+def incoming(checkpoint: ReadCheckpoint) -> Subject:
+    """A checkpoint that is taken in."""
+    adapters = {each.name: each.config for each in checkpoint.reading.adapters}
+    return Subject(tensors_of(checkpoint), adapters, checkpoint.head)
+
+
+def standing(manifest: Manifest, objects: Objects) -> Subject:
+    """A checkpoint of the store."""
+    tensors: dict[Place, Filling] = {}
+    taken: dict[Place, str] = {}
+    for tensor in manifest.tensors:
+        file = manifest.files[tensor.file]
+        extent = file.extents[tensor.extent]
+        fills = tensor.strides is None and not tensor.offset
+        if fills and extent.length and size_bytes(tensor.dtype, tensor.shape) == extent.length:
+            place = (file.path, tensor.extent)
+            tensors.setdefault(place, Filling((tensor.role, tensor.part, tensor.name), tensor.dtype, tensor.shape))
+            taken[place] = extent.digest
+
+    def head(place: Place) -> bytes:
+        return bytes(next(objects.frames(taken[place], tensors[place].length)))
+
+    return Subject(tensors, {adapter.name: adapter.config for adapter in manifest.adapters}, head, taken)
 
 
 def tensors_of(checkpoint: ReadCheckpoint) -> Mapping[Place, Filling]:
