@@ -34,12 +34,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def objects_for(store: Store, document: Manifest, version: str) -> Objects:
-    """The store's objects, and those of the base beside it."""
-    link, beside = document.base, str(GOLDEN / f"{version}-base")
+def objects_for(store: Store, document: Manifest, beside: Path) -> Objects:
+    """The store's objects, and those of a base whose files lie in `beside`."""
+    link = document.base
     if link is None or link.name == "kept":
         return store.objects()
-    return store.objects(BaseFiles(link.name, link.record, lambda: store.record(link.record), [beside]))
+    return store.objects(BaseFiles(link.name, link.record, lambda: store.record(link.record), [str(beside)]))
 
 
 @pytest.mark.parametrize(("version", "manifest"), MANIFESTS)
@@ -48,7 +48,9 @@ def test_restored(version: str, manifest: str, tmp_path: Path) -> None:
     store = open_store(str(copied))
     document = store.manifest(manifest)
     check_document(document, where=manifest)
-    restore(document, objects_for(store, document, version), str(tmp_path / "restored"), progress=SILENT)
+    restore(
+        document, objects_for(store, document, GOLDEN / f"{version}-base"), str(tmp_path / "restored"), progress=SILENT
+    )
     store.close()
     assert digests_below(tmp_path / "restored") == EXPECTED[version]["manifests"][manifest]
 
