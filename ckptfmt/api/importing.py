@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import Final, get_args
 
+from ckptfmt.api.optimizing import foresee, optimize
 from ckptfmt.api.results import (
     CheckpointReport,
     FailedPart,
@@ -130,6 +131,8 @@ def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress)
             failed.append(FailedPart(each.source, each.ref, error.code, error.message, error.hint, error.exit_code))
             continue
         done[each.ref] = imported.digest
+        if options.effort == "max" and imported.new:
+            optimize(store, [each.ref], recovery=True, again=False, device="cpu", progress=progress)
         reports.append(describe_import(store, imported))
     return ImportReport(
         logical_bytes=sum(report.logical_bytes for report in reports),
@@ -171,6 +174,7 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         logical_bytes=logical_bytes(manifest),
         new_bytes=imported.new_bytes,
         encodings=encodings_of(store, objects_of(manifest)),
+        forecast=foresee(store, manifest) if imported.new else None,
         found=Found(imported.likely.name, imported.likely.why) if imported.likely is not None else None,
     )
 

@@ -43,6 +43,37 @@ class Found(msgspec.Struct, frozen=True):
     why: str
 
 
+class Forecast(msgspec.Struct, frozen=True):
+    """What `optimize` would probably save: bytes, by how many tensors, of which rank their updates seem to be."""
+
+    saved_bytes: int
+    tensors: int
+    rank: int
+
+
+class OptimizedCheckpoint(msgspec.Struct, frozen=True):
+    """A checkpoint stored again.
+
+    Bytes are those of the smallest copies of all that it needs. `tried` objects were looked at, `smaller` of them were
+    stored again, and of `recovered` ones the adapter was found again.
+    """
+
+    ref: str
+    before_bytes: int
+    after_bytes: int
+    tried: int
+    smaller: int
+    recovered: int
+
+
+class OptimizeReport(msgspec.Struct, frozen=True):
+    """What `optimize` came to."""
+
+    before_bytes: int
+    after_bytes: int
+    checkpoints: tuple[OptimizedCheckpoint, ...]
+
+
 class CheckpointReport(msgspec.Struct, frozen=True):
     """One checkpoint that was taken in."""
 
@@ -61,6 +92,7 @@ class CheckpointReport(msgspec.Struct, frozen=True):
     new_bytes: int
     encodings: dict[str, Stored]
     found: Found | None = None
+    forecast: Forecast | None = None
 
 
 class FailedPart(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ Each verb loads what it needs when it is called: what only looks starts in a ten
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -23,6 +23,7 @@ from ckptfmt.api.results import (
     ImportReport,
     Log,
     MergeReport,
+    OptimizeReport,
     RefChanged,
     RefRow,
     RestoreReport,
@@ -255,6 +256,33 @@ class Store:
         from ckptfmt.api import checking
 
         return checking.verify(self._engine, names, subset, progress)
+
+    def optimize(
+        self,
+        names: Sequence[str] = (),
+        *,
+        recovery: bool = True,
+        again: bool = False,
+        device: str = "cpu",
+        progress: Progress = SILENT,
+    ) -> OptimizeReport:
+        """Store the objects of some checkpoints, or of all, again where that makes them smaller.
+
+        No manifest changes, and every file comes back as before. The copies that were there stay until `gc` runs.
+        Stopped at any time, what was done is done, and the next call goes on from there.
+
+        Args:
+            names: checkpoints; none for all.
+            recovery: find lost adapters again in what they were merged into; seconds to minutes a tensor.
+            again: try also what was tried before.
+            device: where to look for adapters, `cpu` or `cuda`.
+            progress: told of decoded bytes; may raise to stop.
+        """
+        from ckptfmt.api import optimizing
+
+        return optimizing.optimize(
+            self._engine, names, recovery=recovery, again=again, device=device, progress=progress
+        )
 
     def add_base(
         self,

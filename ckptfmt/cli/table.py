@@ -28,6 +28,7 @@ VERBS: Final[dict[str, Entry]] = {
     "export": Entry("export", "Convert a checkpoint: Hugging Face, PEFT or universal.", _CHECKPOINTS),
     "convert": Entry("convert", "Convert a checkpoint that lies in a directory, without a store.", _CHECKPOINTS),
     "verify": Entry("verify", "Decode every object and compare digests.", _CHECKPOINTS),
+    "optimize": Entry("optimize", "Store objects again, smaller: finds lost adapters in merged weights.", _CHECKPOINTS),
     "rename": Entry("rename", "Give a checkpoint another name.", _NAMES),
     "tag": Entry("tag", "Label a checkpoint.", _NAMES),
     "pin": Entry("pin", "Protect a checkpoint from being pruned.", _NAMES),

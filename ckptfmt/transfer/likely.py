@@ -8,7 +8,7 @@ from typing import Final
 
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.dtypes import size_bytes
-from ckptfmt.format.manifest import BaseRecord, Manifest
+from ckptfmt.format.manifest import BaseLink, BaseRecord, Manifest
 from ckptfmt.format.refs import BASES
 from ckptfmt.progress import SILENT
 from ckptfmt.store.bases import Base, BaseFiles, all_bases, missing_from, needed_objects
@@ -82,9 +82,9 @@ def find_likely(store: Store, subject: Subject, *, but: frozenset[str] = frozens
     for share, _, known in shared[:_MOST_COMPARED]:
         outside = None
         if known.base is not None and missing_from(store, needed_objects(known.base.record)):
-            if not _as_recorded(store, known.base):
+            outside = _as_recorded(store, known.base)
+            if outside is None:
                 continue
-            outside = files_of(store, known.base)
         ratio = _ratio(store, subject, known.document, outside, places)
         if ratio <= _MUST_SAVE and (best is None or ratio < 0.95 * best[0]):
             why = (
@@ -142,17 +142,23 @@ def _ratio(
     against = References(store, subject, Like((document,)), outside)
     alone = together = 0
     for place in places:
-        plain, best = compare(
-            checkpoint.head(place), tensors[place].dtype, [(each.encoding, each.basis) for each in against(place)]
-        )
+        bases = [(each.encoding, each.basis) for each in against(place)]
+        plain, best = compare(subject.head(place), subject.tensors[place].dtype, bases)
         alone += plain
         together += best
     return together / max(1, alone)
 
 
-def _as_recorded(store: Store, base: Base) -> bool:
-    """Whether a base's files are there and what was recorded: what is found in them is not stored again."""
+def _as_recorded(store: Store, base: Base) -> BaseFiles | None:
+    """A base's files, if they are there and what was recorded: what is found in them is not stored again."""
     try:
-        return not check_base(store, base, base_place(store, base), full=False, progress=SILENT).mismatched
+        checked = check_base(store, base, base_place(store, base), full=False, progress=SILENT)
     except CkptfmtError:
-        return False
+        return None
+    return None if checked.mismatched else files_of(store, base)
+
+
+def trusted_files(store: Store, link: BaseLink) -> BaseFiles | None:
+    """The files of the base that a manifest is bound to, if they are there and what was recorded."""
+    known = [base for base in all_bases(store, lambda name, error: None) if base.digest == link.record]
+    return _as_recorded(store, known[0]) if known else None

@@ -109,6 +109,12 @@ def command(  # noqa: PLR0917 - click calls it by name
             print_problem(problem)
     session.note(*legend(each.needs_base for each in report.checkpoints))
     for each in report.checkpoints:
+        if each.forecast is not None:
+            seen = each.forecast
+            session.note(
+                f"{each.ref}: {count(seen.tensors, 'tensor')} look merged with a lost adapter of rank {seen.rank}; "
+                f"'ckptfmt optimize {each.ref}' would save about {size(seen.saved_bytes)}"
+            )
         if each.found is not None:
             session.note(f"{each.ref}: stored against {each.found.name}, which nobody named: {each.found.why}")
     return worst.exit_code if worst else 0

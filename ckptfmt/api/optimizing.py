@@ -1,0 +1,53 @@
+"""The verb `optimize`: objects of standing checkpoints, stored again where that is smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ckptfmt.api.results import Forecast, OptimizedCheckpoint, OptimizeReport
+from ckptfmt.errors import InvalidInput
+from ckptfmt.format.manifest import Manifest
+from ckptfmt.progress import Progress
+from ckptfmt.store.store import Store
+
+
+def optimize(
+    store: Store, names: Sequence[str], *, recovery: bool, again: bool, device: str, progress: Progress
+) -> OptimizeReport:
+    """Store the objects of some checkpoints, or of all, again where that makes them smaller.
+
+    Raises:
+        InvalidInput: a device that this machine does not have.
+        NotFound: there is no such checkpoint.
+    """
+    from ckptfmt.optimize import reencode  # noqa: PLC0415  (torch)
+
+    if device != "cpu":
+        import torch  # noqa: PLC0415
+
+        if device != "cuda" or not torch.cuda.is_available():
+            raise InvalidInput(f"--device {device}: this machine has none that torch can use", hint="leave it out")
+    targets = (
+        [(name, store.resolve(name)[0]) for name in names]
+        if names
+        else [(generation.name, generation.target or "") for generation in store.refs.manifests()]
+    )
+    # One checkpoint under two names is one piece of work.
+    names_of = {digest: name for name, digest in reversed(targets)}
+    done = []
+    for digest, name in reversed(names_of.items()):
+        found = reencode.optimize(store, digest, name, recovery=recovery, again=again, device=device, progress=progress)
+        done.append(OptimizedCheckpoint(name, found.before, found.after, found.tried, found.smaller, found.recovered))
+    return OptimizeReport(
+        before_bytes=sum(each.before_bytes for each in done),
+        after_bytes=sum(each.after_bytes for each in done),
+        checkpoints=tuple(done),
+    )
+
+
+def foresee(store: Store, manifest: Manifest) -> Forecast | None:
+    """What `optimize` would probably save of a checkpoint; None for little, or for what cannot be told."""
+    from ckptfmt.optimize.forecast import forecast  # noqa: PLC0415  (numpy)
+
+    found = forecast(store, manifest)
+    return None if found is None else Forecast(found.saved_bytes, found.tensors, found.rank)

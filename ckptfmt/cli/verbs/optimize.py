@@ -1,0 +1,62 @@
+"""`ckptfmt optimize`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptfmt.cli.output import Line
+from ckptfmt.cli.session import Session
+from ckptfmt.cli.text import count, ratio, size, table
+from ckptfmt.cli.verb import REF, verb
+
+if TYPE_CHECKING:
+    from ckptfmt.api.results import OptimizeReport
+
+
+@verb("optimize", example="ckptfmt optimize runs/exp1/stage-2\nckptfmt optimize --quick")
+@click.argument("refs", nargs=-1, metavar="[REF]...", type=REF)
+@click.option("--quick", is_flag=True, help="Do not look for lost adapters: only what an import would do.")
+@click.option("--again", is_flag=True, help="Try also what an earlier run tried.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to look for adapters."
+)
+def command(
+    session: Session,
+    refs: tuple[str, ...],
+    quick: bool,  # noqa: FBT001
+    again: bool,  # noqa: FBT001
+    device: str,
+) -> int:
+    """Store objects again where that makes them smaller.
+
+    Without REF, those of all checkpoints. Weights that were merged are compared with their base, their parent and the
+    step before; where they differ by an adapter that is lost, it is found again, which takes seconds to minutes a
+    tensor. Every checkpoint comes back to the byte as before. Stopped with Ctrl-C, it goes on where it was. The
+    copies that were there stay until gc runs.
+    """
+    with session.store() as store, session.progress() as progress:
+        report = store.optimize(refs, recovery=not quick, again=again, device=device, progress=progress)
+    session.give(report, lambda: lines(report))
+    return 0
+
+
+def lines(report: OptimizeReport) -> list[Line]:
+    """What each checkpoint takes now."""
+    rows = [
+        (
+            each.ref,
+            size(each.before_bytes),
+            size(each.after_bytes),
+            ratio(each.before_bytes, each.after_bytes),
+            f"{each.smaller} of {each.tried}" if each.tried else "",
+            str(each.recovered) if each.recovered else "",
+        )
+        for each in report.checkpoints
+    ]
+    header = ("REF", "BEFORE", "AFTER", "RATIO", "SMALLER", "ADAPTERS FOUND")
+    told: list[Line] = [*table(header, rows, right=header[1:])]
+    before, after = report.before_bytes, report.after_bytes
+    told.append(f"{count(len(rows), 'checkpoint')}: {size(before)} -> {size(after)}, {size(before - after)} saved")
+    return told

@@ -1,0 +1,77 @@
+"""What finding lost adapters again would save, told from a few rows, without looking for any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ckptfmt.digest import FRAME_BYTES
+from ckptfmt.errors import CkptfmtError
+from ckptfmt.format.manifest import Manifest
+from ckptfmt.optimize.probe import probe
+from ckptfmt.store.basis import BasisOf
+from ckptfmt.store.outside import all_outside
+from ckptfmt.store.store import Store
+from ckptfmt.transfer.references import DELTA, standing
+
+_PROBED: Final = 3
+_ROWS: Final = 512
+_LEAST_ELEMENTS: Final = 1 << 16
+_FACTOR_BYTES: Final = 2.0
+_RESIDUAL_BITS: Final = 0.05
+_WORTH_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What `optimize` would probably save: bytes, by how many tensors, of which rank the updates seem to be."""
+
+    saved_bytes: int
+    tensors: int
+    rank: int
+
+
+def forecast(store: Store, manifest: Manifest) -> Forecast | None:
+    """Probe the largest tensors of a checkpoint that are stored as differences; None where little would be saved."""
+    objects = store.objects(all_outside(store, manifest.base))
+    subject = standing(manifest, objects)
+    matrices = {
+        subject.taken[place]: filling
+        for place, filling in subject.tensors.items()
+        if filling.key[0] == "model" and len(filling.shape) == 2 and filling.dtype in ("BF16", "F16", "F32")
+    }
+    copies = store.catalog().find_many(matrices)
+    coded = {
+        digest: found[0].stored
+        for digest, found in copies.items()
+        if found[0].stored.encoding == DELTA and matrices[digest].length >= 2 * _LEAST_ELEMENTS
+    }
+    largest = sorted(coded, key=lambda digest: (-coded[digest].stored_bytes(), digest))[: 4 * _PROBED : 4]
+    ranks = []
+    for digest in largest:
+        stored, filling = coded[digest], matrices[digest]
+        row_bytes = filling.length // filling.shape[0]
+        rows = min(filling.shape[0], _ROWS, max(1, FRAME_BYTES // row_bytes))
+        word = "<u4" if filling.dtype == "F32" else "<u2"
+        what = BasisOf(stored.encoding, stored.reference, stored.dependencies, stored.length)
+        try:
+            merged = bytes(next(objects.frames(digest, filling.length)))[: rows * row_bytes]
+            base = bytes(objects.basis(what)(0, len(merged)).words)
+        except CkptfmtError:
+            continue
+        shape = (rows, filling.shape[1])
+        seen = probe(
+            np.frombuffer(base, word).reshape(shape), np.frombuffer(merged, word).reshape(shape), filling.dtype
+        )
+        ranks.append(seen.rank)
+    if not ranks or min(ranks) == 0:
+        return None
+    rank = max(ranks)
+    saved = 0
+    for digest, stored in coded.items():
+        rows, columns = matrices[digest].shape
+        needed = rank * (rows + columns) * _FACTOR_BYTES + rows * columns * _RESIDUAL_BITS / 8
+        saved += max(0, stored.stored_bytes() - int(needed))
+    return Forecast(saved, len(coded), rank) if saved >= _WORTH_BYTES else None

@@ -1,0 +1,296 @@
+"""Storing objects of standing checkpoints again, smaller: new copies beside the old ones, which gc takes away.
+
+    subject (transfer/references.py)  → what each tensor may be stored against
+      → quick: delta, lowrank with known factors, as an import tries them
+      → recovery (recovery.py): factors of a lost adapter, found in what was merged
+      → shards, each durable before the next tensor: stopped at any time, what was done is done
+
+No manifest changes. What was tried on an object is remembered beside the store, so that a second run goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from ckptfmt.digest import FRAME_BYTES, Buffer
+from ckptfmt.encodings.chooser import compare
+from ckptfmt.encodings.references import parse_reference
+from ckptfmt.encodings.words import Words
+from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
+from ckptfmt.format.shard import MAX_DEPTH, ShardObject
+from ckptfmt.optimize.probe import probe
+from ckptfmt.optimize.recovery import SMALLEST, recover
+from ckptfmt.progress import Progress
+from ckptfmt.store.bases import BaseFiles
+from ckptfmt.store.basis import BasisOf
+from ckptfmt.store.graph import closure, depth
+from ckptfmt.store.object_writer import Against, Incoming
+from ckptfmt.store.outside import all_outside
+from ckptfmt.store.publish import pinned
+from ckptfmt.store.shards import ShardWriter
+from ckptfmt.store.store import Store
+from ckptfmt.transfer.likely import find_likely, trusted_files
+from ckptfmt.transfer.references import (
+    DELTA,
+    LOWRANK,
+    Filling,
+    Like,
+    References,
+    Subject,
+    earlier,
+    known_adapters,
+    standing,
+)
+from ckptfmt.transfer.sinks import Place
+
+_KIND: Final = "optimized"
+_STAMP: Final = "1"
+_FLOATS: Final = frozenset({"BF16", "F16", "F32"})
+_MUST_SAVE: Final = 0.9
+_SHORTEST_SIDE: Final = 32
+_FLUSH_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Optimized:
+    """What storing a checkpoint again came to.
+
+    Attributes:
+        before: bytes that its objects, and those that they are stored against, took.
+        after: bytes that they take now.
+        tried: objects that were looked at.
+        smaller: objects that were stored again.
+        recovered: of these, those whose adapter was found again.
+    """
+
+    before: int
+    after: int
+    tried: int
+    smaller: int
+    recovered: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    tried: int = 0
+    smaller: int = 0
+    recovered: int = 0
+    done: list[str] = field(default_factory=list)
+
+
+def optimize(
+    store: Store, digest: str, name: str, *, recovery: bool, again: bool, device: str, progress: Progress
+) -> Optimized:
+    """Store the objects of a checkpoint again where that makes them smaller.
+
+    Args:
+        store: where it is.
+        digest: id of its manifest.
+        name: its ref, which says what came before it.
+        recovery: look for lost adapters too, which takes seconds to minutes a tensor.
+        again: try also what was tried before.
+        device: where to look, as torch names it.
+        progress: told of decoded bytes; may raise to stop: what was stored by then stays.
+
+    Raises:
+        NotFound, IntegrityError: the checkpoint cannot be read.
+        StorageError: the disk is full, or refuses; what was stored by then stays.
+    """
+    manifest = store.manifest(digest)
+    before = _taken(store, manifest)
+    tally = _Tally()
+    with pinned(store, digest), ThreadPoolExecutor(os.cpu_count() or 1, "encode") as pool:
+        work = _Work(store, manifest, digest, name, pool, recovery=recovery, device=device)
+        places = [place for place in work.subject.tensors if again or not work.was_tried(place)]
+        progress.begin(f"optimize {name}", sum(work.subject.tensors[place].length for place in places))
+        try:
+            for place in places:
+                work.improve(place, tally)
+                progress.advance(work.subject.tensors[place].length)
+        finally:
+            work.close(tally)
+        progress.end()
+    return Optimized(before, _taken(store, manifest), tally.tried, tally.smaller, tally.recovered)
+
+
+def _taken(store: Store, manifest: Manifest) -> int:
+    """Bytes of the smallest copies of all that a checkpoint needs."""
+    catalog = store.catalog()
+    sizes: dict[str, int] = {}
+    fresh = set(objects_of(manifest))
+    while fresh:
+        copies = catalog.find_many(fresh)
+        sizes.update((digest, found[0].stored.stored_bytes()) for digest, found in copies.items())
+        fresh = {each for found in copies.values() for each in found[0].stored.dependencies} - sizes.keys()
+        fresh -= {digest for digest in fresh if not catalog.find(digest)}
+    return sum(sizes.values())
+
+
+class _Work:
+    """One checkpoint's tensors, and the writer that takes what is smaller."""
+
+    def __init__(
+        self, store: Store, manifest: Manifest, digest: str, name: str, pool: Executor, *, recovery: bool, device: str
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._recovery = recovery
+        self._device = device
+        self._catalog = store.catalog()
+        self._objects = store.objects(all_outside(store, manifest.base))
+        self.subject = standing(manifest, self._objects)
+        like, outside = _like(store, self.subject, manifest, digest, name)
+        self._references = References(store, self.subject, like, outside)
+        self._writer = self._new_writer()
+        self._waiting = 0
+
+    def _new_writer(self) -> ShardWriter:
+        def written(shard: str, size: int, objects: tuple[ShardObject, ...]) -> None:
+            self._store.facts().add_shard(shard, size, objects)
+
+        return ShardWriter(
+            self._store.storage, effort="balanced", pool=self._pool, remaining=lambda: 1 << 20, written=written
+        )
+
+    def close(self, tally: _Tally) -> None:
+        """Make durable what was written, and remember what was tried."""
+        try:
+            self._writer.flush()
+            tried = [(digest, self._stamp(), b"") for digest in tally.done]
+            self._store.facts().remember(_KIND, tried)
+        finally:
+            self._writer.abort()
+
+    def _stamp(self) -> str:
+        return f"{_STAMP}-{'recovery' if self._recovery else 'quick'}"
+
+    def was_tried(self, place: Place) -> bool:
+        """Whether an earlier run looked at the same object as closely."""
+        digest = self.subject.taken[place]
+        stamps = {self._stamp(), f"{_STAMP}-recovery"}
+        return any(self._store.facts().fact(_KIND, digest, stamp) is not None for stamp in stamps)
+
+    def improve(self, place: Place, tally: _Tally) -> None:
+        """Store a tensor again where that is smaller."""
+        filling, digest = self.subject.tensors[place], self.subject.taken[place]
+        copies = self._catalog.find(digest)
+        if not copies or filling.length < 1 << 12:
+            return
+        tally.tried += 1
+        now = copies[0].stored.stored_bytes()
+        against = [each for each in self._references(place) if digest not in each.reaches]
+        if quick := self._quick(place, filling, against, now):
+            self._write(digest, filling, [quick])
+            tally.smaller += 1
+            now = self._writer.stored(digest).stored_bytes()
+        if self._recovery and copies[0].stored.encoding != LOWRANK and (quick is None or quick.encoding != LOWRANK):
+            found = self._recovered(digest, filling, against, now)
+            if found is not None:
+                self._settle()
+                self._write(digest, filling, [found])
+                tally.smaller += 1
+                tally.recovered += 1
+        tally.done.append(digest)
+        self._waiting += now
+        if self._waiting > _FLUSH_BYTES:
+            self._settle()
+
+    def _quick(self, place: Place, filling: Filling, against: list[Against], now: int) -> Against | None:
+        """What makes a tensor clearly smaller than it is stored now, judged by a sample."""
+        if not against:
+            return None
+        head = self.subject.head(place)
+        best: tuple[int, Against | None] = (0, None)
+        for each in against:
+            plain, size = compare(head, filling.dtype, [(each.encoding, each.basis)])
+            if size < plain and (best[1] is None or size < _MUST_SAVE * best[0]):
+                best = (size, each)
+        sampled = min(len(head), 64 << 10)
+        return best[1] if best[0] / sampled * filling.length < _MUST_SAVE * now else None
+
+    def _recovered(self, digest: str, filling: Filling, against: list[Against], now: int) -> Against | None:
+        """Factors that are found again, stored, and what the tensor is then stored against."""
+        shape = filling.shape
+        fits = len(shape) == 2 and min(shape) >= _SHORTEST_SIDE and shape[0] * shape[1] >= SMALLEST
+        grounds = [each for each in against if each.encoding == DELTA]
+        if not fits or filling.dtype not in _FLOATS or filling.key[0] != "model" or not grounds:
+            return None
+        merged = _words(b"".join(map(bytes, self._objects.frames(digest, filling.length))), filling)
+        ranks = {}
+        for each in grounds:
+            seen = probe(_words(each.basis(0, filling.length).words, filling), merged, filling.dtype)
+            if seen.low_rank:
+                ranks[seen.rank] = each
+        if not ranks:
+            return None
+        ground = ranks[min(ranks)]
+        base = _words(ground.basis(0, filling.length).words, filling)
+        found = recover(base, merged, filling.dtype, at_most_bits=8 * now / merged.size, device=self._device)
+        if found is None or found.bits * merged.size / 8 > _MUST_SAVE * now:
+            return None
+        factors = [self._put(words, found.factor_element) for words in (found.left, found.right)]
+        self._settle()
+        reference = parse_reference(ground.reference)
+        return self._against(found.prediction(reference).name, (*ground.dependencies, *factors), filling.length)
+
+    def _put(self, words: Words, element: str) -> str:
+        data = words.tobytes()
+        target = self._writer.begin(Incoming(len(data), element, tuple(words.shape)))
+        for begin in range(0, len(data), FRAME_BYTES):
+            target.append(data[begin : begin + FRAME_BYTES])
+        digest = target.finish()
+        if digest is None:
+            raise ValueError("an object that is stored against nothing is always taken")
+        return digest
+
+    def _against(self, reference: str, dependencies: tuple[str, ...], length: int) -> Against | None:
+        direct = self._catalog.dependencies
+        if any(depth(direct, each) >= MAX_DEPTH for each in set(dependencies)):
+            return None
+        basis = self._objects.basis(BasisOf(LOWRANK, reference, dependencies, length))
+        return Against(
+            LOWRANK, reference, dependencies, basis, frozenset(closure(direct, dependencies) | set(dependencies))
+        )
+
+    def _write(self, digest: str, filling: Filling, against: Iterable[Against]) -> None:
+        incoming = Incoming(filling.length, filling.dtype, filling.shape, digest, tuple(against))
+        target = self._writer.begin(incoming)
+        for frame in self._objects.frames(digest, filling.length):
+            target.append(frame)
+        target.finish()
+
+    def _settle(self) -> None:
+        """Make durable what was written. A writer takes an object once: what comes again needs another."""
+        self._writer.flush()
+        self._writer = self._new_writer()
+        self._waiting = 0
+
+
+def _like(store: Store, subject: Subject, manifest: Manifest, digest: str, name: str) -> tuple[Like, BaseFiles | None]:
+    """What a standing checkpoint is likely to be made from, and the files of its base where they are what was recorded.
+
+    A copy against a base elsewhere stands beside one that needs none: gc keeps that one, wherever there is one.
+    """
+    models: list[BaseRecord | Manifest] = []
+    outside = None
+    if manifest.base is not None:
+        models.append(store.record(manifest.base.record))
+        outside = trusted_files(store, manifest.base)
+    parent = manifest.lineage.parent if manifest.lineage is not None else None
+    before = [each for each in earlier(store, name, parent) if each != manifest]
+    if not models and (likely := find_likely(store, subject, but=frozenset({digest}))):
+        models.append(likely.document)
+        outside = likely.outside
+    models += [each for each in before if each not in models]
+    return Like(tuple(models), tuple(known_adapters(store, before))), outside
+
+
+def _words(data: Buffer, filling: Filling) -> Words:
+    word = "<u4" if filling.dtype == "F32" else "<u2"
+    return np.frombuffer(data, word).reshape(filling.shape)
