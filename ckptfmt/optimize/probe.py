@@ -141,15 +141,15 @@ def _rank(update: Numbers, errors: Numbers, variance: float) -> int:
     shrunk /= scale
     values, vectors = np.linalg.eigh(shrunk @ shrunk.T)
     squares = np.maximum(values[::-1], 0)
-    rank = _standing_out(np.sqrt(squares), shrunk.shape)
-    rank = min(rank, _repeated(shrunk, rank), len(squares) // 2)
+    standing = min(_standing_out(np.sqrt(squares), shrunk.shape), len(squares) // 2)
+    rank = min(standing, _repeated(shrunk, standing))
     if not rank:
         return 0
     weight = float(weights.mean())
     # Seen is weight x update + noise: of weights that are not alike, and of rounding.
     noise = np.square(weights - weight) * variance + np.square(weights) * np.minimum(errors, variance)
-    freedom = (shrunk.shape[0] - rank) * (shrunk.shape[1] - rank)
-    if float(squares[rank:].sum()) * scale**2 > _MOST_LEFT * float(noise.mean()) * freedom:
+    freedom = (shrunk.shape[0] - standing) * (shrunk.shape[1] - standing)
+    if float(squares[standing:].sum()) * scale**2 > _MOST_LEFT * float(noise.mean()) * freedom:
         return 0
     seen = errors < _NARROW * variance
     if float(seen.mean()) >= _LEAST_SEEN:

@@ -23,6 +23,13 @@ def test_the_rank_of_a_low_rank_update_is_found(element: str, rank: int) -> None
     assert rank <= seen.rank <= rank + (10 if rank == 1 else 1)
 
 
+@pytest.mark.parametrize("element", TYPES)
+def test_singular_values_may_fall_by_magnitudes(element: str) -> None:
+    base = base_of(*SHAPE, element)
+    update = (normal(SHAPE[0], 12, seed=1) * 0.6 ** torch.arange(12.0)) @ normal(12, SHAPE[1], seed=2) * 3e-4
+    assert 5 <= probe(words_of(base), words_of(merge(base, update)), element).rank <= 12
+
+
 @pytest.mark.parametrize("rms", [1e-5, 3e-5])
 def test_the_rank_is_found_where_most_elements_have_not_changed(rms: float) -> None:
     base = base_of(*SHAPE, "BF16")
