@@ -27,6 +27,7 @@ MAX_SHARD_OBJECTS: Final = 50_000
 MAX_SHARD_HEADER_BYTES: Final = 32 << 20
 
 MAX_DEPENDENCIES: Final = 1024
+MAX_REFERENCE_BYTES: Final = 32 << 10
 MAX_DEPTH: Final = 8
 """So many objects may depend on one another in a row."""
 
@@ -193,6 +194,7 @@ def _check_stored(stored: Stored, span: int, place: str) -> None:
         and all(0 < length <= limit for length, limit in zip(lengths, decoded_lengths(stored.length), strict=True))
         and all(map(is_digest, stored.dependencies))
         and len(stored.dependencies) <= MAX_DEPENDENCIES
+        and len(stored.reference) <= MAX_REFERENCE_BYTES
     )
     if not sound:
         raise FormatError(f"{place}: its frame table does not fit its length of {stored.length} bytes")

@@ -69,7 +69,7 @@ class BasisReader:
         self._length = length
         self._lock = threading.Lock()
         self._prepared: OrderedDict[tuple[BasisOf, int], Prepared] = OrderedDict()
-        self._cache: OrderedDict[tuple[str, int, int], Buffer] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int, int, int], Buffer] = OrderedDict()
         self._cached_bytes = 0
 
     def basis(self, what: BasisOf, begin: int, end: int, *, depth: int) -> Basis:
@@ -124,7 +124,8 @@ class BasisReader:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _cached(self, item: _Dependency, index: int) -> Buffer:
-        key = (item.digest, item.length, index)
+        # By depth too: what may be read here may be too deep below something else.
+        key = (item.digest, item.length, index, item.depth)
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import blake3
@@ -73,6 +73,7 @@ class Objects:
         self._outside = outside
         self._proven = ProvenFrames(outside) if outside is not None else None
         self._basis = BasisReader(self._dependency_frame, self._dependency_length)
+        self._failing = threading.local()
 
     def has(self, digest: str) -> bool:
         """Tell whether the object can be looked for: known to the catalog, or recorded outside."""
@@ -131,7 +132,12 @@ class Objects:
             IncompleteStore: an object that it is made of is nowhere.
         """
         self._basis.prepare(what)
-        return partial(self._basis.basis, what, depth=0)
+
+        def basis(begin: int, end: int) -> Basis:
+            self._forget_failures()
+            return self._basis.basis(what, begin, end, depth=0)
+
+        return basis
 
     def verify(self, digest: str, length: int) -> None:
         """Decode every copy of an object and compare its digest: another copy that is sound makes none whole.
@@ -155,6 +161,7 @@ class Objects:
     def _verify_copy(self, digest: str, copy: Location) -> None:
         content = blake3.blake3()
         for index in range(len(decoded_lengths(copy.stored.length))):
+            self._forget_failures()
             content.update(self._frame_of(digest, copy, index, 0))
         if content.hexdigest() != digest:
             raise self._damaged(digest, f"its content in {shard_key(copy.shard)} is not what its digest says")
@@ -170,7 +177,27 @@ class Objects:
         return fitting
 
     def _frame(self, digest: str, copies: list[Location], index: int, depth: int = 0) -> Buffer:
-        """A frame from the first copy that is sound; before none is, the catalog follows the store once more."""
+        """A frame from the first copy that is sound; before none is, the catalog follows the store once more.
+
+        What failed is not tried again for the same frame of the same request: many copies of many dependencies would
+        fail in as many combinations.
+        """
+        if depth == 0:
+            self._forget_failures()
+        known: dict[tuple[str, int, int], CkptfmtError] = self._failing.known
+        if failed := known.get((digest, index, depth)):
+            raise failed
+        try:
+            return self._sound_frame(digest, copies, index, depth)
+        except CkptfmtError as error:
+            known[digest, index, depth] = error
+            raise
+
+    def _forget_failures(self) -> None:
+        """A new request of this thread begins."""
+        self._failing.known = {}
+
+    def _sound_frame(self, digest: str, copies: list[Location], index: int, depth: int) -> Buffer:
         problems: list[CkptfmtError] = []
         frame = self._first_sound(digest, copies, index, depth, problems)
         if frame is None and not all(isinstance(error, _TooDeepError) for error in problems):

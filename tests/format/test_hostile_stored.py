@@ -6,6 +6,7 @@ import itertools
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 import zstandard
@@ -218,6 +219,28 @@ def test_whatever_is_claimed(claimed: list[Made], whole: set[int]) -> None:
                 pass
 
     within_bounds(look)
+
+
+def test_what_was_read_before_makes_no_chain_shorter() -> None:
+    """What a fresh reader refuses is refused by one that read the object below just now."""
+    world = World()
+    row = [DIGESTS[0], *(digest_of(b"%d" % index) for index in range(MAX_DEPTH + 1))]
+    world.add(plain(CONTENTS[0]))
+    world.add(*(against(each, 2048, [below]) for below, each in pairwise(row)))
+    for digest in row[:-1]:
+        assert b"".join(map(bytes, world.objects.frames(digest, 2048))) == CONTENTS[0]
+    refused(world, row[-1], 2048)
+
+
+@pytest.mark.parametrize("broken", ["circle", "bottom"])
+def test_many_copies_of_many_do_not_fail_in_every_combination(broken: str) -> None:
+    world = World()
+    row = [digest_of(b"%d" % index) for index in range(MAX_DEPTH)]
+    for tail in range(6):
+        text = ",".join(["slice:1:1x2048x1:0+2048"] * (tail % 4))
+        below = [*row[1:], row[0] if broken == "circle" else "0" * 64]
+        world.add(*(against(each, 2048, [under], text) for each, under in zip(row, below, strict=True)))
+    within_bounds(lambda: refused(world, row[0], 2048))
 
 
 def test_it_names_itself() -> None:
