@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import NoReturn
 
@@ -20,6 +21,8 @@ def main() -> NoReturn:
 
         code = run(sys.argv[1:])
         finished()
+        # What is alive now ends with the process: looking through it for garbage takes a tenth of a merge.
+        gc.freeze()
     except KeyboardInterrupt:  # Before the boundary of `run` stood, or while it told of something else.
         sys.stderr.write("ckptfmt: error: interrupted; nothing half-published [interrupted]\n")
         code = EXIT_CODES["interrupted"]

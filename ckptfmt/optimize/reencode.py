@@ -231,8 +231,8 @@ class _Work:
             return None
         ground = ranks[min(ranks)]
         base = _words(ground.basis(0, filling.length).words, filling)
-        found = recover(base, merged, filling.dtype, at_most_bits=8 * now / merged.size, device=self._device)
-        if found is None or found.bits * merged.size / 8 > _MUST_SAVE * now:
+        found = recover(base, merged, filling.dtype, at_most_bits=8 * now, device=self._device)
+        if found is None or found.bits / 8 > _MUST_SAVE * now:
             return None
         factors = [self._put(words, found.factor_element) for words in (found.left, found.right)]
         self._settle()
