@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from ckptfmt.api.results import (
@@ -13,6 +14,7 @@ from ckptfmt.api.results import (
     Shown,
     Stats,
     StoragePlan,
+    Stored,
     TensorStored,
 )
 from ckptfmt.api.shared import encodings_of, needs_base, needs_itself, sum_encodings
@@ -20,6 +22,8 @@ from ckptfmt.errors import CkptfmtError, NotFound
 from ckptfmt.format.manifest import BaseRecord, Manifest, logical_bytes, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import all_bases
+from ckptfmt.store.catalog import Location
+from ckptfmt.store.graph import smallest
 from ckptfmt.store.ref_cache import CatalogRefCache
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
@@ -111,6 +115,7 @@ def show(store: Store, name: str) -> Shown:
     digest, generation = store.resolve(name)
     manifest = store.manifest(digest)
     objects = objects_of(manifest)
+    taken = smallest(store.catalog().find_many, objects)
     return Shown(
         ref=generation.name if generation else None,
         generation=generation.number if generation else None,
@@ -118,10 +123,19 @@ def show(store: Store, name: str) -> Shown:
         manifest=manifest,
         needs_base=needs_base(store, manifest),
         logical_bytes=logical_bytes(manifest),
-        stored_bytes=sum(store.catalog().stored_bytes(objects).values()),
+        stored_bytes=sum(copy.stored.stored_bytes() for copy in taken.values()),
         encodings=encodings_of(store, objects),
+        against=_against(objects, taken),
         tensor_encodings=_tensor_encodings(store, manifest),
     )
+
+
+def _against(objects: Mapping[str, int], taken: Mapping[str, Location]) -> Stored | None:
+    """What others of the store are needed to decode a checkpoint's objects."""
+    others = [copy.stored for digest, copy in taken.items() if digest not in objects]
+    if not others:
+        return None
+    return Stored(len(others), sum(each.length for each in others), sum(each.stored_bytes() for each in others))
 
 
 def _tensor_encodings(store: Store, manifest: Manifest) -> tuple[TensorStored, ...]:

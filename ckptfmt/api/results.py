@@ -162,7 +162,11 @@ class RefRow(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """One checkpoint in full: its manifest, how its objects are stored, how it was named."""
+    """One checkpoint in full: its manifest, how its objects are stored, how it was named.
+
+    `against` are other objects of the store that decoding its own needs: of a base, of the step before, an adapter's.
+    `stored_bytes` counts them too.
+    """
 
     ref: str | None
     generation: int | None
@@ -173,6 +177,7 @@ class Shown(msgspec.Struct, frozen=True):
     stored_bytes: int
     encodings: dict[str, Stored]
     tensor_encodings: tuple[TensorStored, ...]
+    against: Stored | None = None
 
 
 class TensorStored(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ from ckptfmt.optimize.recovery import SMALLEST, recover
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.basis import BasisOf
-from ckptfmt.store.graph import closure, depth
+from ckptfmt.store.graph import closure, depth, smallest
 from ckptfmt.store.object_writer import Against, Incoming
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.publish import pinned
@@ -121,15 +121,8 @@ def optimize(
 
 def _taken(store: Store, manifest: Manifest) -> int:
     """Bytes of the smallest copies of all that a checkpoint needs."""
-    catalog = store.catalog()
-    sizes: dict[str, int] = {}
-    fresh = set(objects_of(manifest))
-    while fresh:
-        copies = catalog.find_many(fresh)
-        sizes.update((digest, found[0].stored.stored_bytes()) for digest, found in copies.items())
-        fresh = {each for found in copies.values() for each in found[0].stored.dependencies} - sizes.keys()
-        fresh -= {digest for digest in fresh if not catalog.find(digest)}
-    return sum(sizes.values())
+    found = smallest(store.catalog().find_many, objects_of(manifest))
+    return sum(copy.stored.stored_bytes() for copy in found.values())
 
 
 class _Work:

@@ -81,6 +81,19 @@ def resolve(copies_of: Copies, wanted: Iterable[str], outside: Callable[[str], b
     return _needed(asked, taken, there)
 
 
+def smallest(copies_of: Copies, wanted: Iterable[str]) -> dict[str, Location]:
+    """The smallest copy of each object that lies in a shard, of those asked for and of those that these need."""
+    found: dict[str, Location] = {}
+    looked: set[str] = set()
+    fresh = set(wanted)
+    while fresh:
+        looked |= fresh
+        taken = {digest: copies[0] for digest, copies in copies_of(fresh).items()}
+        found |= taken
+        fresh = {each for copy in taken.values() for each in copy.stored.dependencies} - looked
+    return found
+
+
 def _usable(copies: list[Location], taken: Mapping[str, Location], there: set[str]) -> Location | None:
     for copy in copies:
         if all(each in taken or each in there for each in copy.stored.dependencies):

@@ -29,7 +29,7 @@ def command(
     again: bool,  # noqa: FBT001
     device: str,
 ) -> int:
-    """Store objects again where that makes them smaller.
+    """Store objects again, smaller: finds lost adapters in merged weights.
 
     Without REF, those of all checkpoints. Weights that were merged are compared with their base, their parent and the
     step before; where they differ by an adapter that is lost, it is found again, which takes seconds to minutes a

@@ -74,7 +74,11 @@ def lines(shown: Shown) -> list[Line]:
             *(("note", note) for note in manifest.notes),
         ]
     )
-    return [*told, "", *_file_lines(manifest), "", *encoding_table(shown.encodings)]
+    told += ["", *_file_lines(manifest), "", *encoding_table(shown.encodings)]
+    if shown.against is not None:
+        others = shown.against
+        told.append(f"stored against {count(others.objects, 'other object')} of the store: {size(others.stored_bytes)}")
+    return told
 
 
 def _hint(manifest: Manifest) -> str:
