@@ -66,6 +66,11 @@ def write_results(figures: dict[str, list[Figure]], about: dict[str, str], size:
     _PAGE.write_text(page)
 
 
+def write_lines(topic: str, lines: list[str], about: dict[str, str]) -> None:
+    """Write down what a program of its own printed."""
+    _PAGE.write_text(_replaced(_PAGE.read_text(), topic, [*lines, "", _said(about)]))
+
+
 def _said(about: dict[str, str]) -> str:
     machine_words = (
         f"{about['cores']} cores ({about['processor']}), {about['memory']}, {about['file system']}, {about['kernel']}"
