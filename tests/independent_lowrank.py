@@ -262,10 +262,14 @@ def transposed(rows: Any) -> Any:
 
 
 def numbers(data: bytes, kind: str, rows: int, columns: int) -> Any:
+    kind, _, narrow = kind.partition(">")
     if kind.startswith("I"):
         flat: Any = np.frombuffer(data, f"<i{int(kind[1:]) // 8}").tolist()
     else:
         flat = [value_of(word, kind) for word in np.frombuffer(data, f"<u{FORMATS[kind][0]}").tolist()]
+        if narrow:
+            flat = [rounded(each, narrow) for each in flat]
+        require(None not in flat, "lowrank: a factor is not finite")
     return [flat[row * columns : (row + 1) * columns] for row in range(rows)]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from ckptfmt.encodings.casts import CASTS
 from ckptfmt.encodings.words import Words
 from ckptfmt.errors import FormatError
 
@@ -45,6 +46,31 @@ FLOATS: Final = {"BF16": FloatLayout(2, 7, 127), "F16": FloatLayout(2, 10, 15), 
 INTEGERS: Final = {"I8": 1, "I16": 2, "I32": 4}
 WIDTHS: Final = {**INTEGERS, **{name: layout.width for name, layout in FLOATS.items()}}
 """Element types of factors, and their bytes."""
+
+
+class FactorType(NamedTuple):
+    """How a prediction reads a factor.
+
+    Attributes:
+        stored: element type of its words.
+        read: the type that they are rounded to first; mostly the same.
+    """
+
+    stored: str
+    read: str
+
+    def numbers(self, words: Words) -> Words:
+        """Words as they are read."""
+        if self.stored == self.read:
+            return words
+        return CASTS[self.stored, self.read](words.reshape(-1)).reshape(words.shape)
+
+
+FACTOR_TYPES: Final = {
+    **{name: FactorType(name, name) for name in WIDTHS},
+    **{f"{stored}>{read}": FactorType(stored, read) for stored, read in CASTS if WIDTHS[read] == 2},
+}
+"""By the texts that stand for them in a prediction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ckptfmt.digest import Buffer
 from ckptfmt.encodings.basis import Basis
-from ckptfmt.encodings.factors import FLOATS, INTEGERS, MAX_RANK, WIDTHS, scale_of
+from ckptfmt.encodings.factors import FACTOR_TYPES, FLOATS, INTEGERS, MAX_RANK, WIDTHS, scale_of
 from ckptfmt.encodings.protocol import Source
 from ckptfmt.encodings.references import Reference, parse_reference
 from ckptfmt.encodings.rounding import RULES
@@ -34,7 +34,8 @@ NOISES: Final = range(-100, 101)
 _NUMBER: Final = "(0|[1-9][0-9]{0,11})"
 _HEAD: Final = re.compile(rf"(BF16|F16|F32):(BF16|F16|F32):{_NUMBER}x{_NUMBER}:(0|-?[1-9][0-9]{{0,2}})", re.ASCII)
 _STAGE: Final = re.compile(
-    rf"{_NUMBER}:(product|transposed):{_NUMBER}x{_NUMBER}x{_NUMBER}:(\w+):(\w+):([0-9a-f]{{8}}):([-\w]+)", re.ASCII
+    rf"{_NUMBER}:(product|transposed):{_NUMBER}x{_NUMBER}x{_NUMBER}:([\w>]+):([\w>]+):([0-9a-f]{{8}}):([-\w]+)",
+    re.ASCII,
 )
 _HELD_WIDTHS: Final = {name: layout.width for name, layout in FLOATS.items()}
 
@@ -48,8 +49,8 @@ class Stage:
         rows: rows of U.
         rank: columns of U, rows of V.
         columns: columns of V.
-        left: element type of U.
-        right: element type of V; both are floats, or both integers.
+        left: a key of `factors.FACTOR_TYPES`: how U is read.
+        right: likewise V; both are floats, or both integers.
         scale: bits of a float32; for integers a positive power of two.
         rule: a key of `rounding.RULES`.
         transposed: whether the update is the transpose of the product.
@@ -79,7 +80,8 @@ class Stage:
 
     def lengths(self) -> tuple[int, int]:
         """Bytes of U and of V."""
-        return self.rows * self.rank * WIDTHS[self.left], self.rank * self.columns * WIDTHS[self.right]
+        left, right = (WIDTHS[FACTOR_TYPES[each].stored] for each in (self.left, self.right))
+        return self.rows * self.rank * left, self.rank * self.columns * right
 
     def check(self) -> None:
         """Make sure that there can be such a stage.
@@ -87,7 +89,8 @@ class Stage:
         Raises:
             FormatError: there cannot.
         """
-        known = {self.left, self.right} <= set(FLOATS) or {self.left, self.right} <= set(INTEGERS)
+        types = {FACTOR_TYPES[each].read if each in FACTOR_TYPES else each for each in (self.left, self.right)}
+        known = types <= set(FLOATS) or types <= set(INTEGERS)
         if not known or self.rule not in RULES:
             raise FormatError(f"no prediction can be made by {self.name!r}: no such elements or no such rule")
         scale = scale_of(self.scale)

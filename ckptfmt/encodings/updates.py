@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ckptfmt.encodings.factors import (
+    FACTOR_TYPES,
     ONE,
     WIDTHS,
+    FactorType,
     Split,
     largest_of,
     left_limbs,
@@ -33,6 +35,7 @@ class Update(NamedTuple):
         transposed: whether the left factor is V's transpose, and not U.
         rows: of U or V, as it is stored.
         columns: likewise.
+        left: how the left factor is read.
         right: the right factor, shape (rank, columns of the update), float64.
         split: how elements become integers.
         rule: how the update is added.
@@ -44,6 +47,7 @@ class Update(NamedTuple):
     transposed: bool
     rows: int
     columns: int
+    left: FactorType
     right: Any
     split: Split
     rule: Rule
@@ -53,8 +57,8 @@ class Update(NamedTuple):
 def read_right(stage: Stage, left: Source, right: Source) -> Words:
     """The right factor of a stage's product, as it is stored: V, or U where the product is transposed."""
     if stage.transposed:
-        return _Factor(stage.left, stage.rows, stage.rank, left).words(0, stage.rows)
-    return _Factor(stage.right, stage.rank, stage.columns, right).words(0, stage.rank)
+        return _Factor(FACTOR_TYPES[stage.left].stored, stage.rows, stage.rank, left).words(0, stage.rows)
+    return _Factor(FACTOR_TYPES[stage.right].stored, stage.rank, stage.columns, right).words(0, stage.rank)
 
 
 def prepare(stage: Stage, words: Words) -> Update:
@@ -65,13 +69,15 @@ def prepare(stage: Stage, words: Words) -> Update:
     """
     rule = RULES[stage.rule]
     scale = ONE if rule.scaled_late else scale_of(stage.scale)
-    outer, inner = (stage.right, stage.left) if stage.transposed else (stage.left, stage.right)
+    types = FACTOR_TYPES[stage.left], FACTOR_TYPES[stage.right]
+    outer, inner = types[::-1] if stage.transposed else types
     rows, columns = (stage.rank, stage.columns) if stage.transposed else (stage.rows, stage.rank)
-    parted = split(outer, (inner, largest_of(words, inner)), stage.rank, scale)
+    words = inner.numbers(words)
+    parted = split(outer.read, (inner.read, largest_of(words, inner.read)), stage.rank, scale)
     values = right_values(np.ascontiguousarray(words.T) if stage.transposed else words, parted)
     end = stage.begin + (columns if stage.transposed else rows)
     late_scale = stage.scale if rule.scaled_late else None
-    return Update(stage.begin, end, stage.transposed, rows, columns, values, parted, rule, late_scale)
+    return Update(stage.begin, end, stage.transposed, rows, columns, outer, values, parted, rule, late_scale)
 
 
 class _Factor(NamedTuple):
@@ -96,6 +102,6 @@ class _Factor(NamedTuple):
 
 def limbs_of(update: Update, source: Source, begin: int, end: int) -> list[Any]:
     """The left factor of rows `begin` to `end` of the update."""
-    factor = _Factor(update.split.left, update.rows, update.columns, source)
+    factor = _Factor(update.left.stored, update.rows, update.columns, source)
     words = factor.words_across(begin, end) if update.transposed else factor.words(begin, end)
-    return left_limbs(words, update.split)
+    return left_limbs(update.left.numbers(words), update.split)

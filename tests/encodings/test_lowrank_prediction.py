@@ -22,9 +22,21 @@ from ckptfmt.encodings.prediction import Prediction, parse_prediction
 from ckptfmt.encodings.rounding import RULES, Ieee, Plain, floats_here
 from ckptfmt.errors import CkptfmtError, FormatError
 from tests import independent_lowrank
-from tests.encodings.merges import WIDTHS, Merge, bytes_of, frames_of, merge, missed, predicted, scale_text, source
+from tests.encodings.merges import (
+    TORCH,
+    WIDTHS,
+    Merge,
+    bytes_of,
+    frames_of,
+    merge,
+    missed,
+    predicted,
+    scale_text,
+    source,
+)
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=150)
+FACTORS = [*sorted(WIDTHS), "F32>BF16", "F32>F16", "BF16>F16", "F16>BF16"]
 FULL = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
 
 
@@ -48,6 +60,19 @@ def floats(draw: st.DrawFn, generator: np.random.Generator, count: int, element:
     return words.tobytes()
 
 
+def factor(draw: st.DrawFn, generator: np.random.Generator, count: int, text: str) -> bytes:
+    """Words that are finite, also as they are read."""
+    stored, _, read = text.partition(">")
+    data = floats(draw, generator, count, stored, finite=True)
+    words = np.frombuffer(data, f"<u{WIDTHS[stored]}").copy()
+    if read:
+        wide = np.empty(count, np.uint32)
+        rounding.widen(words, stored, wide)
+        rounding.round_to(wide, read, np.empty_like(wide))
+        words[(wide & FULL["F32"]) == FULL["F32"]] = 0
+    return words.tobytes()
+
+
 @st.composite
 def predictions(draw: st.DrawFn) -> tuple[str, list[bytes]]:
     """A prediction's name and its tensors."""
@@ -65,11 +90,9 @@ def predictions(draw: st.DrawFn) -> tuple[str, list[bytes]]:
         shape = (height, columns) if form == "product" else (columns, height)
         counts = shape[0] * rank, rank * shape[1]
         if draw(st.booleans()):
-            types = [draw(st.sampled_from(sorted(WIDTHS))) for _ in range(2)]
+            types = [draw(st.sampled_from(FACTORS)) for _ in range(2)]
             scale = draw(st.sampled_from([2.0, -0.5, 5.656854249, 1 / 3, 1e-3, 1e-37, 3e38]))
-            tensors += [
-                floats(draw, generator, count, each, finite=True) for count, each in zip(counts, types, strict=True)
-            ]
+            tensors += [factor(draw, generator, *each) for each in zip(counts, types, strict=True)]
         else:
             types = [draw(st.sampled_from(["I8", "I16", "I32"])) for _ in range(2)]
             scale = 2.0 ** draw(st.integers(-126, 60))
@@ -391,6 +414,14 @@ GOOD = "|BF16:BF16:4x6:-30|0:product:4x2x6:F32:F32:40000000:once"
         GOOD.replace("product", "transposed"),
         GOOD.replace("F32:F32", "F32:I16"),
         GOOD.replace("F32:F32", "U8:U8"),
+        GOOD.replace("F32:F32", "F32>F32:F32"),
+        GOOD.replace("F32:F32", "BF16>F32:F32"),
+        GOOD.replace("F32:F32", "F32>BF16>F16:F32"),
+        GOOD.replace("F32:F32", "F32:>BF16"),
+        GOOD.replace("F32:F32", "F32:BF16>"),
+        GOOD.replace("F32:F32", "F32:F32>I16"),
+        GOOD.replace("F32:F32", "I32>I16:I16"),
+        GOOD.replace("F32:F32", "F32>BF16:I16"),
         GOOD.replace("F32:F32:40000000", "I16:I16:40400000"),
         GOOD.replace("F32:F32:40000000", "I16:I16:c0000000"),
         GOOD + "|0:product:4x2x6:F32:F32:40000000:once" * 4,
@@ -422,13 +453,41 @@ def test_a_text_that_bends_none_is_read_and_lengths_must_fit() -> None:
 
 
 @settings(deadline=None, max_examples=300)
-@given(text=st.text(alphabet="|:xBF1632-0497aceonprduct", max_size=90))
+@given(text=st.text(alphabet="|:xBF1632-0497>aceonprduct", max_size=90))
 def test_noise_is_no_prediction(text: str) -> None:
     try:
         prediction = parse_prediction(text)
     except FormatError:
         return
     assert prediction.name == text
+
+
+@pytest.mark.parametrize("base", ["BF16", "F16"])
+@pytest.mark.parametrize("form", ["product", "transposed"])
+def test_factors_that_were_narrowed_before_the_merge(base: str, form: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    shape = (300, 500) if form == "product" else (500, 300)
+    weight = (torch.randn(*shape, generator=generator) * 0.02).to(TORCH[base])
+    left, right = (torch.randn(*size, generator=generator) * 0.02 for size in ((300, 16), (16, 500)))
+    update = (left.to(TORCH[base]).float() @ right.to(TORCH[base]).float() * 2).to(TORCH[base])
+    merged = weight.clone()
+    merged += update if form == "product" else update.T
+    kind, size = f"F32>{base}", "x".join(map(str, shape))
+    made = Merge(bytes_of(merged), [bytes_of(each) for each in (weight, left, right)])
+    for read, most in ((kind, 1e-4), ("F32", 1.0)):
+        stage = f"0:{form}:300x16x500:{read}:{read}:{scale_text(2)}:twice-{base}"
+        rate = missed(parse_prediction(f"|{base}:{base}:{size}:-30|{stage}"), made, base)
+        assert rate <= most
+    assert rate > 1e-3
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_factors_that_are_too_large_once_narrowed_are_refused(place: int) -> None:
+    made = merge("F16", "F32", 4, 6, 2, 2.0)
+    made.tensors[place] = np.array([65520], "<f4").tobytes() + made.tensors[place][4:]
+    text = GOOD.replace("BF16:BF16", "F16:F16").replace("F32:F32", "F32>F16:F32>F16")
+    with pytest.raises(FormatError, match="NaN"):
+        predicted(parse_prediction(text), made.tensors)
 
 
 @pytest.mark.parametrize("place", [1, 2])
