@@ -22,9 +22,9 @@ from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import Content, attributes_of, bind, build_manifest, touched_leaves
 from ckptfmt.transfer.likely import Likely, find_likely
 from ckptfmt.transfer.planning import plan_import
-from ckptfmt.transfer.predicting import Known
+from ckptfmt.transfer.predicting import Known, one_after_another
 from ckptfmt.transfer.reading import read_walked, take_content
-from ckptfmt.transfer.references import Like, References, adapters_of, earlier, incoming, known_adapters
+from ckptfmt.transfer.references import Like, References, adapters_of, ancestors, earlier, incoming, known_adapters
 from ckptfmt.transfer.walk import Walked, same_still
 from ckptfmt.transfer.writing import Written, storing
 
@@ -100,7 +100,7 @@ def import_walked(
     """
     checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
     total = sum(entry.size for entry in walked.of_kind("file"))
-    subject = incoming(checkpoint)
+    subject = replace(incoming(checkpoint), parent=options.parent)
     likely = find_likely(store, subject) if options.base is None and options.effort != "fast" else None
     outside = files_of(store, options.base) if options.base is not None else likely.outside if likely else None
     if options.base is not None:  # Before any work: a base that this adapter cannot be for.
@@ -155,6 +155,8 @@ def import_walked(
 def _take_adapter(store: Store, options: Options, written: Written, sha_pool: Executor, pool: Executor) -> list[Known]:
     """Take in an adapter that may have been merged into the checkpoint: its tensors, for no name of their own.
 
+    It may have been merged after the adapters of the stages before.
+
     Raises:
         InvalidInput: there is no adapter.
     """
@@ -166,7 +168,9 @@ def _take_adapter(store: Store, options: Options, written: Written, sha_pool: Ex
     with storing(store, checkpoint, effort=options.effort, pool=pool, written=written) as sink:
         content = take_content(checkpoint, sink, sha_pool, SILENT)
     manifest = build_manifest(checkpoint.reading, content, base=None, lineage=None)
-    return adapters_of(manifest, f"--adapter {options.adapter}")
+    before = ancestors(store, options.parent)
+    given = adapters_of(manifest, f"--adapter {options.adapter}")
+    return [known for each in given for known in one_after_another(before, each)]
 
 
 def _unused(options: Options, given: list[Known], written: Written) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Which known adapter was merged into a checkpoint, and how: tried on a few rows, then used for every tensor."""
+"""Which known adapters were merged into a checkpoint, and how: tried on a few rows, then used for every tensor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.transfer.matching import Held, Key, Match, matches
-from ckptfmt.transfer.updates import Factors, Predicted, predictions, update_of
+from ckptfmt.transfer.updates import MOST_STAGES, Factors, Manner, Predicted, noise_of, predictions, update_of
 
 if TYPE_CHECKING:
     from ckptfmt.encodings.basis import Basis
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 _TRIED_TENSORS: Final = 3
 _TRIED_BYTES: Final = 64 << 10
 _KEPT: Final = 2
+_MOST_WAYS: Final = 6
+_FITS: Final = 1e-4
+"""Of the elements that are tried, what may be wrong where a way is the one: no other is tried then."""
 _MUST_PREDICT: Final = 0.5
-"""Of the elements that differ from the base, what a prediction has to get right on the rows that are tried."""
+"""Of the elements that are tried, what a prediction has to get right."""
+_HOPELESS: Final = 0.9
+"""Of the elements that are tried, how many another rounding of the same updates does not make right."""
 
 Open = Callable[[Predicted, int], "Callable[[int, int], Basis] | None"]
 """Gives what makes the basis of a prediction of so many bytes; None where it cannot be read."""
@@ -25,10 +30,29 @@ Open = Callable[[Predicted, int], "Callable[[int, int], Basis] | None"]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An adapter whose factors are objects: what to call it, and its updates by module."""
+    """An adapter whose factors are objects, and perhaps others that were merged before it.
+
+    Attributes:
+        name: what to call it.
+        updates: by module.
+        before: updates of the adapters that were merged before it, the first one first.
+    """
 
     name: str
     updates: Mapping[str, Factors]
+    before: tuple[Mapping[str, Factors], ...] = ()
+
+    def stages_of(self, name: str) -> list[Factors]:
+        """The updates of the tensor `name`, the first one first."""
+        found = (update_of(name, each) for each in (*self.before, self.updates))
+        return [each for each in found if each is not None]
+
+
+def one_after_another(before: Sequence[Mapping[str, Factors]], last: Known) -> Iterator[Known]:
+    """An adapter as merged alone, onto what the adapter before it was merged into, and so on."""
+    yield last
+    for number in range(1, min(len(before), MOST_STAGES - 1) + 1):
+        yield Known(last.name, last.updates, tuple(before[-number:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +68,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How a merge was made: with which adapter, onto which model, held in which dtype, rounded by which rule."""
+    """How a merge was made: with which adapters, onto which model, held in which dtype, rounded in which manner."""
 
-    adapter: int
+    known: int
     model: int
     held: str
-    rule: str
+    manner: Manner
 
 
 class Predictor:
@@ -75,33 +99,50 @@ class Predictor:
         self._read = read
         self._ways: list[_Way] = []
         self._tries = 0
+        self._noises: dict[Factors, int | None] = {}
 
     def of(self, wanted: Wanted) -> Iterator[Predicted]:
-        """What a merge of a known adapter would have made of a tensor, in the ways that fitted before."""
+        """What a merge of known adapters would have made of a tensor, in the ways that fitted before."""
         if wanted.key[0] != "model" or len(wanted.shape) != 2:
             return
-        if not self._ways:
+        known = self._known()
+        if not any(each.stages_of(wanted.key[2]) for each in known):
+            return
+        if not any(known[way.known].stages_of(wanted.key[2]) for way in self._ways):
             if self._tries >= _TRIED_TENSORS:
                 return
-            known = self._known()
-            if not any(update_of(wanted.key[2], each.updates) for each in known):
-                return
             self._tries += 1
-            self._ways = self._try(wanted, known)
+            self._ways += self._try(wanted, known)
+        seen = set()
         for way in self._ways:
-            for found, predicted in self._all(wanted, self._known(), way):
-                if found == way:
+            for found, predicted in self._all(wanted, known, way):
+                if found == way and (predicted.reference, predicted.digests) not in seen:
+                    seen.add((predicted.reference, predicted.digests))
                     yield predicted
 
     def _try(self, wanted: Wanted, known: Sequence[Known]) -> list[_Way]:
-        """The ways that predict the first rows of a tensor best."""
+        """The ways that predict the first rows of a tensor best.
+
+        Of those that say the same of this tensor, the one with more adapters comes first: it may say more of others.
+        """
         head = wanted.head()[:_TRIED_BYTES]
-        shares: dict[_Way, float] = {}
+        shares: dict[tuple[str, tuple[str, ...]], float] = {}
+        ways: dict[_Way, tuple[str, tuple[str, ...]]] = {}
+        settled: set[tuple[int, int, str]] = set()
         for way, predicted in self._all(wanted, known, None):
-            share = self._wrong(predicted, wanted, head)
-            if share is not None and share < min(1 - _MUST_PREDICT, shares.get(way, 1.0)):
-                shares[way] = share
-        return sorted(shares, key=lambda way: shares[way])[:_KEPT]
+            text, merge = (predicted.reference, predicted.digests), (way.known, way.model, way.held)
+            if merge in settled:
+                continue
+            if text not in shares:
+                share = self._wrong(predicted, wanted, head)
+                shares[text] = 1.0 if share is None else share
+            if shares[text] < 1 - _MUST_PREDICT:
+                ways[way] = text
+            if not _FITS < shares[text] < _HOPELESS:
+                settled.add(merge)
+        best = sorted(ways, key=lambda way: (shares[ways[way]], -len(known[way.known].before)))
+        texts = list(dict.fromkeys(ways[way] for way in best))[:_KEPT]
+        return [way for way in best if ways[way] in texts][:_MOST_WAYS]
 
     def _wrong(self, predicted: Predicted, wanted: Wanted, head: bytes) -> float | None:
         """Wrong elements among those tried."""
@@ -119,17 +160,23 @@ class Predictor:
 
     def _all(self, wanted: Wanted, known: Sequence[Known], only: _Way | None) -> Iterator[tuple[_Way, Predicted]]:
         for index, adapter in enumerate(known):
-            if only is not None and only.adapter != index:
+            if only is not None and only.known != index:
                 continue
-            factors = update_of(wanted.key[2], adapter.updates)
-            if factors is None:
+            stages = adapter.stages_of(wanted.key[2])
+            if not stages:
                 continue
             for model, held in enumerate(self._models):
                 if only is not None and only.model != model:
                     continue
                 for match, dtype in _bases(wanted, held):
-                    for predicted in predictions(wanted.dtype, wanted.shape, [(match, dtype)], factors, self._read):
-                        yield _Way(index, model, dtype, predicted.rule), predicted
+                    base = (match, dtype)
+                    for predicted in predictions(wanted.dtype, wanted.shape, base, stages, self._noise):
+                        yield _Way(index, model, dtype, predicted.manner), predicted
+
+    def _noise(self, factors: Factors) -> int | None:
+        if factors not in self._noises:
+            self._noises[factors] = noise_of(factors, self._read)
+        return self._noises[factors]
 
 
 def _bases(wanted: Wanted, held: Mapping[Key, Held]) -> Iterator[tuple[Match, str]]:

@@ -20,11 +20,11 @@ from ckptfmt.store.object_writer import Against
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.matching import Held, Key, matches
-from ckptfmt.transfer.predicting import Known, Predictor, Wanted
+from ckptfmt.transfer.predicting import Known, Predictor, Wanted, one_after_another
 from ckptfmt.transfer.reading import ReadCheckpoint
 from ckptfmt.transfer.sinks import Place
 from ckptfmt.transfer.take import fills_extent
-from ckptfmt.transfer.updates import Predicted, factors_of
+from ckptfmt.transfer.updates import MOST_STAGES, Factors, Predicted, factors_of
 
 if TYPE_CHECKING:
     from ckptfmt.encodings.basis import Basis
@@ -35,6 +35,7 @@ LOWRANK: Final = "lowrank"
 _MOST_NAMES: Final = 100
 _MOST_ADAPTERS: Final = 24
 """Adapters of the store that are tried, those of the refs that changed last."""
+_MOST_ANCESTORS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,14 @@ class Subject:
         adapters: configurations of its own adapters, by name.
         head: gives the first frame of an extent.
         taken: digests of the extents that can be read already.
+        parent: id of the manifest that it was trained from.
     """
 
     tensors: Mapping[Place, Filling]
     adapters: Mapping[str, Mapping[str, Any]]
     head: Callable[[Place], bytes]
     taken: Mapping[Place, str] = field(default_factory=dict)
+    parent: str | None = None
 
 
 class References:
@@ -100,7 +103,8 @@ class References:
         self._wanted = subject.tensors if like.models else {}
         self._taken = dict(subject.taken)
         self._stored = like.adapters
-        self._own: list[Known] | None = None
+        self._store = store
+        self._all_known: list[Known] | None = None
         self._predictor = Predictor(self._held, self._known, self._open_prediction, self._read)
 
     def __call__(self, place: Place) -> tuple[Against, ...]:
@@ -152,15 +156,35 @@ class References:
 
     def _known(self) -> Sequence[Known]:
         """The checkpoint's own adapters once they were taken, then those of the store."""
-        if self._own is None:
+        if self._all_known is None:
             tensors: dict[str | None, dict[str, Held]] = {}
             for place, filling in self._wanted.items():
                 role, part, name = filling.key
                 if role == "adapter" and place in self._taken:
                     tensors.setdefault(part, {})[name] = Held(filling.dtype, filling.shape, self._taken[place])
             own = [(name, config) for name, config in self._subject.adapters.items() if name in tensors]
-            self._own = [Known(name, factors_of(config, tensors[name])) for name, config in own]
-        return [*self._own, *self._stored]
+            known = [Known(name, factors_of(config, tensors[name])) for name, config in own]
+            if known and len(known) <= MOST_STAGES:
+                known = _in_turn(known, ancestors(self._store, self._subject.parent))
+            self._all_known = [*known, *self._stored]
+        return self._all_known
+
+
+def _in_turn(own: list[Known], before: tuple[Mapping[str, Factors], ...]) -> list[Known]:
+    """Adapters of one checkpoint: each alone, each after those of earlier checkpoints, one after another."""
+    ordered = sorted(own, key=lambda each: [int(part) if part.isdecimal() else part for part in _split(each.name)])
+    found = list(ordered)
+    found += [known for each in ordered for known in one_after_another(before, each) if known.before]
+    for order in (ordered, ordered[::-1]):
+        for index in range(1, len(order)):
+            updates = [each.updates for each in order[:index]]
+            found += [known for known in one_after_another(updates, order[index]) if known.before]
+    return found
+
+
+def _split(name: str) -> list[str]:
+    """Text and numbers, in turn."""
+    return re.split(r"(\d+)", name)
 
 
 def held_by(document: BaseRecord | Manifest) -> dict[Key, Held]:
@@ -197,7 +221,8 @@ def standing(manifest: Manifest, objects: Objects) -> Subject:
     def head(place: Place) -> bytes:
         return bytes(next(objects.frames(taken[place], tensors[place].length)))
 
-    return Subject(tensors, {adapter.name: adapter.config for adapter in manifest.adapters}, head, taken)
+    parent = manifest.lineage.parent if manifest.lineage is not None else None
+    return Subject(tensors, {adapter.name: adapter.config for adapter in manifest.adapters}, head, taken, parent)
 
 
 def tensors_of(checkpoint: ReadCheckpoint) -> Mapping[Place, Filling]:
@@ -214,8 +239,11 @@ def tensors_of(checkpoint: ReadCheckpoint) -> Mapping[Place, Filling]:
 
 
 def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
-    """Adapters that may have been merged into a checkpoint: those of `before`, then those that changed last."""
-    found = [known for manifest in before for known in adapters_of(manifest, "before")]
+    """Adapters that may have been merged into a checkpoint: those of `before`, then those that changed last.
+
+    Where one belongs to a stage of a lineage, it may have been merged after those of the stages before: these follow.
+    """
+    found = [(known, manifest) for manifest in before for known in adapters_of(manifest, "before")]
     newest = sorted(store.refs.names(), key=lambda item: -item[1])
     for name, _ in [item for item in newest if not item[0].startswith(BASES)][:_MOST_NAMES]:
         target = _standing(store, name)
@@ -224,10 +252,35 @@ def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
         except CkptfmtError:
             continue
         if manifest is not None and manifest.adapters:
-            found += adapters_of(manifest, name)
+            found += [(known, manifest) for known in adapters_of(manifest, name)]
         if len(found) >= _MOST_ADAPTERS:
             break
-    return found[:_MOST_ADAPTERS]
+    found = found[:_MOST_ADAPTERS]
+    chained = [
+        known
+        for last, manifest in found
+        if manifest.lineage is not None
+        for known in one_after_another(ancestors(store, manifest.lineage.parent), last)
+        if known.before
+    ]
+    return [*(known for known, _ in found), *chained[:_MOST_ADAPTERS]]
+
+
+def ancestors(store: Store, parent: str | None) -> tuple[Mapping[str, Factors], ...]:
+    """The updates of a stage and of the stages before it, the first one first; of a stage without adapter none."""
+    found: list[Mapping[str, Factors]] = []
+    for _ in range(_MOST_ANCESTORS):
+        if parent is None or len(found) == MOST_STAGES - 1:
+            break
+        try:
+            manifest = store.manifest(parent)
+        except CkptfmtError:
+            break
+        known = {each.name: each.updates for each in adapters_of(manifest, "stage")}
+        if known:
+            found.insert(0, known.get("stage:default") or next(iter(known.values())))
+        parent = manifest.lineage.parent if manifest.lineage is not None else None
+    return tuple(found)
 
 
 def adapters_of(manifest: Manifest, name: str) -> list[Known]:

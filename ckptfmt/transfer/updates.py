@@ -18,6 +18,8 @@ from ckptfmt.transfer.matching import Held, Match
 
 _FACTORS: Final = (("lora_B.weight", "lora_A.weight"), ("lora_embedding_B", "lora_embedding_A"))
 _FLOATS: Final = frozenset({"BF16", "F16", "F32"})
+MOST_STAGES: Final = 4
+"""Updates of one prediction."""
 _WRAPPERS: Final = ("model.", "transformer.", "base_model.model.", "")
 
 
@@ -39,12 +41,25 @@ class Factors:
 
 
 @dataclass(frozen=True, slots=True)
+class Manner:
+    """How a merge rounded.
+
+    Attributes:
+        rule: of each stage, as the encoding names it.
+        narrowed: the type that factors were rounded to first; None where they were not.
+    """
+
+    rule: str
+    narrowed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Predicted:
     """A prediction as a shard would name it, and the digests of base and factors that it is made of."""
 
     reference: str
     digests: tuple[str, ...]
-    rule: str
+    manner: Manner
 
 
 def factors_of(config: Mapping[str, Any], tensors: Mapping[str, Held]) -> dict[str, Factors]:
@@ -105,52 +120,73 @@ def update_of(name: str, updates: Mapping[str, Factors]) -> Factors | None:
 def predictions(
     dtype: str,
     shape: tuple[int, ...],
-    bases: Sequence[tuple[Match, str]],
-    factors: Factors,
-    read: Callable[[Held], bytes],
+    base: tuple[Match, str],
+    stages: Sequence[Factors],
+    noise_of: Callable[[Factors], int | None],
 ) -> Iterator[Predicted]:
-    """Every way in which a merge may have made a tensor, by what its base is, what it was held in and how it rounded.
+    """Every way in which a merge may have made a tensor of a base and updates, by how it rounded.
 
     Args:
         dtype: of the merged tensor.
         shape: its dimensions.
-        bases: matches in the base, and the dtype that each reference gives.
-        factors: the update.
-        read: gives the bytes of a factor.
+        base: what the updates were added to, and the dtype that its reference gives, in which the sums were held.
+        stages: the updates, in the order in which they were added.
+        noise_of: how far the product of an update may be off; None where nothing can be predicted from it.
     """
-    if dtype not in _FLOATS or len(shape) != 2:
+    match, held = base
+    if dtype not in _FLOATS or len(shape) != 2 or held not in (dtype, "F32") or not 0 < len(stages) <= MOST_STAGES:
         return
+    forms = [_form(factors, shape) for factors in stages]
+    noises = [noise_of(factors) for factors in stages] if None not in forms else [None]
+    noise = max((each for each in noises if each is not None), default=0)
+    if None in noises:
+        return
+    factors = [each.digest for stage in stages for each in (stage.left, stage.right)]
+    for manner in _manners(stages, dtype, held):
+        texts = [f"{held}:{dtype}:{shape[0]}x{shape[1]}:{noise}"]
+        for stage, form in zip(stages, forms, strict=True):
+            types = ":".join(_read_as(each.dtype, manner.narrowed) for each in (stage.left, stage.right))
+            texts.append(f"0:{form}:{types}:{struct.pack('>f', stage.scaling).hex()}:{manner.rule}")
+        yield Predicted("|".join((match.reference, *texts)), (*match.digests, *factors), manner)
+
+
+def _form(factors: Factors, shape: tuple[int, ...]) -> str | None:
+    """Which way round the product is an update of this shape, and the shapes of its factors; None where it is none."""
     turned = factors.transposed
-    product = factors.left.shape[0], factors.right.shape[1]
-    if product[0] != product[1]:
-        turned = product != shape
-    if (product[::-1] if turned else product) != shape:
-        return
-    noise = _noise(factors, read)
-    if noise is None:
-        return
-    scale = struct.pack(">f", factors.scaling).hex()
-    m, rank = factors.left.shape
-    form = "transposed" if turned else "product"
-    size = f"{m}x{rank}x{factors.right.shape[1]}"
-    for match, held in bases:
-        if held not in (dtype, "F32"):
-            continue
-        for rule in _rules(factors, held):
-            stage = f"0:{form}:{size}:{factors.left.dtype}:{factors.right.dtype}:{scale}:{rule}"
-            head = f"{held}:{dtype}:{shape[0]}x{shape[1]}:{noise}"
-            digests = (*match.digests, factors.left.digest, factors.right.digest)
-            yield Predicted(f"{match.reference}|{head}|{stage}", digests, rule)
+    (rows, rank), columns = factors.left.shape, factors.right.shape[1]
+    if rows != columns:
+        turned = (rows, columns) != shape
+    if ((columns, rows) if turned else (rows, columns)) != shape:
+        return None
+    return f"{'transposed' if turned else 'product'}:{rows}x{rank}x{columns}"
 
 
-def _rules(factors: Factors, held: str) -> tuple[str, ...]:
-    """The likeliest first: PEFT holds factors of 16 bits as float32 unless it is told otherwise."""
-    narrow = [held] if held != "F32" else [] if factors.left.dtype == "F32" else [factors.left.dtype]
-    return ("once", *(f"twice-{each}" for each in narrow), *(f"thrice-{each}" for each in narrow))
+def _read_as(dtype: str, narrowed: str | None) -> str:
+    return dtype if narrowed in (None, dtype) else f"{dtype}>{narrowed}"
 
 
-def _noise(factors: Factors, read: Callable[[Held], bytes]) -> int | None:
-    """log2 of how far a float32 product is off: 2^-24 of the update's standard deviation, from Gram matrices."""
+def _manners(stages: Sequence[Factors], dtype: str, held: str) -> Iterator[Manner]:
+    """The likeliest first: PEFT holds factors of 16 bits as float32 unless it is told otherwise.
+
+    Told otherwise, or where somebody cast the whole model, factors that were saved in float32 are what the model is.
+    """
+    yield Manner("once")
+    saved = {each.dtype for stage in stages for each in (stage.left, stage.right)}
+    narrow = [held] if held != "F32" else sorted(saved - {"F32"})
+    for kind in ("twice", "thrice"):
+        for each in narrow:
+            yield Manner(f"{kind}-{each}")
+    model = held if held != "F32" else dtype
+    if model != "F32" and saved != {model}:
+        for rule in (f"twice-{model}", f"thrice-{model}", "once"):
+            yield Manner(rule, model)
+
+
+def noise_of(factors: Factors, read: Callable[[Held], bytes]) -> int | None:
+    """log2 of how far a float32 product is off: 2^-24 of the update's standard deviation, from Gram matrices.
+
+    None where nothing can be predicted: an update of zeros, or one that is not finite.
+    """
     import numpy as np  # noqa: PLC0415
 
     grams = []
