@@ -17,15 +17,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from torch.linalg import LinAlgError
 
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.chooser import compare
+from ckptfmt.encodings.prediction import Prediction
 from ckptfmt.encodings.references import parse_reference
 from ckptfmt.encodings.words import Words
+from ckptfmt.errors import FormatError
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.shard import MAX_DEPTH, ShardObject
 from ckptfmt.optimize.probe import probe
-from ckptfmt.optimize.recovery import SMALLEST, recover
+from ckptfmt.optimize.recovery import SMALLEST, Recovered, recover
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.basis import BasisOf
@@ -215,22 +218,34 @@ class _Work:
         if not fits or filling.dtype not in _FLOATS or filling.key[0] != "model" or not grounds:
             return None
         merged = _words(b"".join(map(bytes, self._objects.frames(digest, filling.length))), filling)
-        ranks = {}
-        for each in grounds:
-            seen = probe(_words(each.basis(0, filling.length).words, filling), merged, filling.dtype)
-            if seen.low_rank:
-                ranks[seen.rank] = each
-        if not ranks:
+        looked = self._looked_for(merged, grounds, filling, now)
+        if looked is None:
             return None
-        ground = ranks[min(ranks)]
-        base = _words(ground.basis(0, filling.length).words, filling)
-        found = recover(base, merged, filling.dtype, at_most_bits=8 * now, device=self._device)
-        if found is None or found.bits / 8 > _MUST_SAVE * now:
-            return None
+        ground, found, prediction = looked
         factors = [self._put(words, found.factor_element) for words in (found.left, found.right)]
         self._settle()
-        reference = parse_reference(ground.reference)
-        return self._against(found.prediction(reference).name, (*ground.dependencies, *factors), filling.length)
+        return self._against(prediction.name, (*ground.dependencies, *factors), filling.length)
+
+    def _looked_for(
+        self, merged: Words, grounds: list[Against], filling: Filling, now: int
+    ) -> tuple[Against, Recovered, Prediction] | None:
+        """Factors, and what they are added to. Numbers that the search cannot work with are none that are found."""
+        try:
+            ranks = {}
+            for each in grounds:
+                seen = probe(_words(each.basis(0, filling.length).words, filling), merged, filling.dtype)
+                if seen.low_rank:
+                    ranks[seen.rank] = each
+            if not ranks:
+                return None
+            ground = ranks[min(ranks)]
+            base = _words(ground.basis(0, filling.length).words, filling)
+            found = recover(base, merged, filling.dtype, at_most_bits=8 * now, device=self._device)
+            if found is None or found.bits / 8 > _MUST_SAVE * now:
+                return None
+            return ground, found, found.prediction(parse_reference(ground.reference))
+        except (LinAlgError, ArithmeticError, ValueError, FormatError):
+            return None
 
     def _put(self, words: Words, element: str) -> str:
         data = words.tobytes()
