@@ -55,6 +55,13 @@ def one_after_another(before: Sequence[Mapping[str, Factors]], last: Known) -> I
         yield Known(last.name, last.updates, tuple(before[-number:]))
 
 
+def in_turn(adapters: Sequence[Known]) -> Iterator[Known]:
+    """Every few of some adapters, merged one after another in their order."""
+    updates = [each.updates for each in adapters]
+    for index, last in enumerate(adapters):
+        yield from (known for known in one_after_another(updates[:index], last) if known.before)
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A tensor that is to be stored: what it is looked for by, and its first bytes."""

@@ -13,6 +13,7 @@ from ckptfmt.format.dtypes import size_bytes
 from ckptfmt.format.manifest import BaseRecord, Manifest
 from ckptfmt.format.refs import BASES
 from ckptfmt.format.shard import MAX_DEPTH
+from ckptfmt.layouts.listing import natural
 from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.basis import BasisOf
 from ckptfmt.store.graph import closure, depth, resolve
@@ -20,7 +21,7 @@ from ckptfmt.store.object_writer import Against
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.matching import Held, Key, matches
-from ckptfmt.transfer.predicting import Known, Predictor, Wanted, one_after_another
+from ckptfmt.transfer.predicting import Known, Predictor, Wanted, in_turn, one_after_another
 from ckptfmt.transfer.reading import ReadCheckpoint
 from ckptfmt.transfer.sinks import Place
 from ckptfmt.transfer.take import fills_extent
@@ -165,26 +166,17 @@ class References:
             own = [(name, config) for name, config in self._subject.adapters.items() if name in tensors]
             known = [Known(name, factors_of(config, tensors[name])) for name, config in own]
             if known and len(known) <= MOST_STAGES:
-                known = _in_turn(known, ancestors(self._store, self._subject.parent))
+                known = _own_in_turn(known, ancestors(self._store, self._subject.parent))
             self._all_known = [*known, *self._stored]
         return self._all_known
 
 
-def _in_turn(own: list[Known], before: tuple[Mapping[str, Factors], ...]) -> list[Known]:
+def _own_in_turn(own: list[Known], before: tuple[Mapping[str, Factors], ...]) -> list[Known]:
     """Adapters of one checkpoint: each alone, each after those of earlier checkpoints, one after another."""
-    ordered = sorted(own, key=lambda each: [int(part) if part.isdecimal() else part for part in _split(each.name)])
+    ordered = sorted(own, key=lambda each: natural(each.name))
     found = list(ordered)
     found += [known for each in ordered for known in one_after_another(before, each) if known.before]
-    for order in (ordered, ordered[::-1]):
-        for index in range(1, len(order)):
-            updates = [each.updates for each in order[:index]]
-            found += [known for known in one_after_another(updates, order[index]) if known.before]
-    return found
-
-
-def _split(name: str) -> list[str]:
-    """Text and numbers, in turn."""
-    return re.split(r"(\d+)", name)
+    return [*found, *in_turn(ordered), *in_turn(ordered[::-1])]
 
 
 def held_by(document: BaseRecord | Manifest) -> dict[Key, Held]:
@@ -242,8 +234,10 @@ def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
     """Adapters that may have been merged into a checkpoint: those of `before`, then those that changed last.
 
     Where one belongs to a stage of a lineage, it may have been merged after those of the stages before: these follow.
+    So it may where a few have names that differ by numbers.
     """
     found = [(known, manifest) for manifest in before for known in adapters_of(manifest, "before")]
+    series: dict[str, list[Known]] = {}
     newest = sorted(store.refs.names(), key=lambda item: -item[1])
     for name, _ in [item for item in newest if not item[0].startswith(BASES)][:_MOST_NAMES]:
         target = _standing(store, name)
@@ -252,7 +246,9 @@ def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
         except CkptfmtError:
             continue
         if manifest is not None and manifest.adapters:
-            found += [(known, manifest) for known in adapters_of(manifest, name)]
+            own = adapters_of(manifest, name)
+            found += [(known, manifest) for known in own]
+            series.setdefault(re.sub(r"\d+", "0", name), []).extend(own[:1])
         if len(found) >= _MOST_ADAPTERS:
             break
     found = found[:_MOST_ADAPTERS]
@@ -263,6 +259,9 @@ def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
         for known in one_after_another(ancestors(store, manifest.lineage.parent), last)
         if known.before
     ]
+    for members in series.values():
+        if 1 < len(members) <= MOST_STAGES:
+            chained += in_turn(sorted(members, key=lambda each: natural(each.name)))
     return [*(known for known, _ in found), *chained[:_MOST_ADAPTERS]]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ckptfmt import Store
-from ckptfmt.encodings.prediction import parse_prediction
+from ckptfmt.encodings.prediction import Prediction, parse_prediction
 from ckptfmt.errors import InvalidInput
 from ckptfmt.store.store import open_store
 from tests.fixtures.common import quiet, train
@@ -32,7 +32,7 @@ class Made:
     def _make(self, kind: Kind, config: dict[str, Any]) -> None:
         import peft
 
-        narrow = config.pop("narrow", False)
+        narrow, cast, saved = (config.pop(name, None) for name in ("narrow", "cast", "saved"))
         torch.manual_seed(0)
         new_model(kind, seed=0).to(DTYPES[self.dtype]).save_pretrained(self.base)
         model = peft.get_peft_model(new_model(kind, seed=0), peft.LoraConfig(task_type="CAUSAL_LM", **config))
@@ -42,8 +42,14 @@ class Made:
 
         base = transformers.AutoModelForCausalLM.from_pretrained(self.base, dtype=DTYPES[self.dtype])
         loaded = peft.PeftModel.from_pretrained(base, self.adapter, autocast_adapter_dtype=not narrow)
-        if narrow:
+        if narrow == "and saved":
             loaded.save_pretrained(self.adapter)
+        if cast:
+            loaded.to(DTYPES[cast])
+        if saved:
+            _narrow_file(self.adapter / "adapter_model.safetensors", DTYPES[saved])
+            base = transformers.AutoModelForCausalLM.from_pretrained(self.base, dtype=DTYPES[self.dtype])
+            loaded = peft.PeftModel.from_pretrained(base, self.adapter)
         loaded.merge_and_unload().save_pretrained(self.merged)
 
     def together(self, target: Path) -> Path:
@@ -54,6 +60,12 @@ class Made:
         return target
 
 
+def _narrow_file(path: Path, dtype: torch.dtype) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+
+
 def lowrank_of(store: Store, name: str) -> tuple[int, int]:
     """Logical and stored bytes of what is stored as lowrank."""
     found = store.show(name).encodings.get("lowrank")
@@ -62,16 +74,21 @@ def lowrank_of(store: Store, name: str) -> tuple[int, int]:
 
 def rules_of(store: Store) -> set[str]:
     """Every rounding rule that some object is stored by."""
+    return {stage.rule for each in predictions_of(store) for stage in each.stages}
+
+
+def predictions_of(store: Store) -> list[Prediction]:
+    """Of every object that is stored by one."""
     engine = open_store(str(store.path))
-    rules = set()
+    found = []
     for generation in engine.refs.manifests():
         manifest = engine.manifest(generation.target or "")
         for extents in (file.extents for file in manifest.files):
             for copies in engine.catalog().find_many([extent.digest for extent in extents]).values():
                 if copies[0].stored.encoding == "lowrank":
-                    rules |= {stage.rule for stage in parse_prediction(copies[0].stored.reference).stages}
+                    found.append(parse_prediction(copies[0].stored.reference))
     engine.close()
-    return rules
+    return found
 
 
 def comes_back(store: Store, name: str, original: Path, target: Path) -> None:
@@ -80,7 +97,9 @@ def comes_back(store: Store, name: str, original: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"narrow": True}], ids=["lora", "rslora", "narrow"])
+@pytest.mark.parametrize(
+    "config", [{}, {"use_rslora": True}, {"narrow": "and saved"}], ids=["lora", "rslora", "narrow"]
+)
 def test_merged_weights_beside_their_adapter(store: Store, tmp_path: Path, dtype: str, config: dict[str, Any]) -> None:
     made = Made(tmp_path / "made", dtype, **config)
     both = made.together(tmp_path / "both")
@@ -91,6 +110,35 @@ def test_merged_weights_beside_their_adapter(store: Store, tmp_path: Path, dtype
     assert logical > 10_000 and stored < logical / (8 if dtype == "float32" else 40)
     comes_back(store, "run", both, tmp_path / "back")
     assert store.verify().damaged == ()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("how", ["loaded", "cast"])
+def test_factors_that_were_narrowed_for_the_merge(store: Store, tmp_path: Path, dtype: str, how: str) -> None:
+    """Saved in float32, merged in 16 bits: loaded without `autocast`, or the whole model was cast, base and all."""
+    made = Made(tmp_path, dtype, narrow="loaded") if how == "loaded" else Made(tmp_path, "float32", cast=dtype)
+    both = made.together(tmp_path / "both")
+    store.add_base("base", made.base)
+    store.import_checkpoint(both, "run", base="base")
+    logical, stored = lowrank_of(store, "run")
+    assert logical > 10_000 and stored < logical / 40
+    narrow = {"bfloat16": "BF16", "float16": "F16"}[dtype]
+    assert rules_of(store) == {f"twice-{narrow}"}
+    assert {stage.left for each in predictions_of(store) for stage in each.stages} == {f"F32>{narrow}"}
+    comes_back(store, "run", both, tmp_path / "back")
+    assert store.verify().damaged == ()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_factors_of_16_bits_that_were_merged_in_float32(store: Store, tmp_path: Path, dtype: str) -> None:
+    made = Made(tmp_path / "made", dtype, saved="bfloat16")
+    store.add_base("base", made.base)
+    store.import_checkpoint(made.adapter, "adapter", base="base")
+    store.import_checkpoint(made.merged, "merged", base="base")
+    logical, stored = lowrank_of(store, "merged")
+    assert logical > 10_000 and stored < logical / 40
+    assert rules_of(store) == {"once"}
+    comes_back(store, "merged", made.merged, tmp_path / "back")
 
 
 @pytest.mark.parametrize("order", ["stated", "found"])
@@ -183,6 +231,111 @@ def _merge_again(made: Made, target: Path) -> None:
     torch.manual_seed(7)
     model = transformers.AutoModelForCausalLM.from_pretrained(made.merged, dtype=torch.bfloat16)
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
+    tuned = peft.get_peft_model(model, config)
+    train(tuned, 3)
+    tuned.save_pretrained(target)
+    tuned.merge_and_unload().save_pretrained(target)
+
+
+class Chain:
+    """Stages, each trained on what the stage before was merged into; `merged` is the last one's."""
+
+    def __init__(self, directory: Path, dtype: str, number: int, **config: Any) -> None:
+        self.base, self.merged = directory / "base", directory / "merged"
+        self.adapters = [directory / f"stage-{index}" for index in range(1, number + 1)]
+        self._make(DTYPES[dtype], config)
+
+    @quiet
+    def _make(self, dtype: torch.dtype, config: dict[str, Any]) -> None:
+        import peft
+
+        narrow = config.pop("narrow", False)
+        model = new_model("llama", seed=0).to(dtype)
+        model.save_pretrained(self.base)
+        for index, adapter in enumerate(self.adapters):
+            torch.manual_seed(index)
+            lora = peft.LoraConfig(
+                **{"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": "all-linear", **config}
+            )
+            tuned = peft.get_peft_model(model.float(), lora)
+            train(tuned, 3)
+            tuned.save_pretrained(adapter)
+            model = tuned.unload().to(dtype)
+            model = peft.PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=not narrow).merge_and_unload()
+        model.save_pretrained(self.merged)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("number", [2, 4])
+def test_stages_that_were_merged_one_after_another(store: Store, tmp_path: Path, dtype: str, number: int) -> None:
+    """Only the last stage was saved merged: all adapters together predict it."""
+    made = Chain(tmp_path / "made", dtype, number)
+    store.add_base("base", made.base)
+    parent = None
+    for index, adapter in enumerate(made.adapters[:-1], 1):
+        store.import_checkpoint(
+            adapter, f"stage-{index}", base="base", parent=parent, how="continue" if parent else None, stage=index
+        )
+        parent = f"stage-{index}"
+    last = tmp_path / "last"
+    shutil.copytree(made.merged, last)
+    shutil.copytree(made.adapters[-1], last, dirs_exist_ok=True)
+    store.import_checkpoint(last, "last", base="base", parent=parent, how="continue", stage=number)
+    logical, stored = lowrank_of(store, "last")
+    assert logical > 10_000 and stored < logical / (4 if dtype == "float32" else 40)
+    assert {len(each.stages) for each in predictions_of(store)} == {number}
+    comes_back(store, "last", last, tmp_path / "back")
+    assert store.verify().damaged == ()
+
+
+@pytest.mark.parametrize("where", ["parent", "store", "names", "import", "given"])
+def test_where_the_stages_before_are_found(store: Store, tmp_path: Path, where: str) -> None:
+    made = Chain(tmp_path / "made", "bfloat16", 2, narrow=True)
+    store.add_base("base", made.base)
+    merged = made.merged
+    if where == "import":
+        merged = tmp_path / "all"
+        shutil.copytree(made.merged, merged)
+        for adapter, name in zip(made.adapters, ("one", "two"), strict=True):
+            shutil.copytree(adapter, merged / name)
+        store.import_checkpoint(merged, "merged", base="base")
+    else:
+        store.import_checkpoint(made.adapters[0], "adapters/1", base="base")
+        if where == "given":
+            store.import_checkpoint(merged, "merged", base="base", parent="adapters/1", adapter=made.adapters[1])
+        else:
+            parent, how = (None, None) if where == "names" else ("adapters/1", "continue")
+            store.import_checkpoint(made.adapters[1], "adapters/2", base="base", parent=parent, how=how)
+            parent = "adapters/2" if where == "parent" else None
+            store.import_checkpoint(merged, "merged", base="base", parent=parent)
+    logical, stored = lowrank_of(store, "merged")
+    assert logical > 10_000 and stored < logical / 40
+    assert {len(each.stages) for each in predictions_of(store)} == {2}
+    comes_back(store, "merged", merged, tmp_path / "back")
+
+
+def test_a_stage_that_leaves_modules_alone(store: Store, tmp_path: Path) -> None:
+    """What the first stage alone updated is found although the second did not."""
+    made = Chain(tmp_path / "made", "bfloat16", 1, target_modules=["q_proj", "v_proj"])
+    both = made.merged.parent / "both"
+    _merge_further(made, both)
+    store.add_base("base", made.base)
+    store.import_checkpoint(made.adapters[0], "first", base="base")
+    store.import_checkpoint(both, "second", base="base", parent="first", how="continue")
+    found = predictions_of(store)
+    assert {len(each.stages) for each in found} == {1}
+    # Of q_proj, and of two modules that the second stage updated; the others are too small.
+    assert sorted(each.rows * each.columns for each in found) == [32 * 32] * 2 + [64 * 32] * 4
+    comes_back(store, "second", both, tmp_path / "back")
+
+
+@quiet
+def _merge_further(made: Chain, target: Path) -> None:
+    import peft
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(made.merged, dtype=torch.bfloat16)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["gate_proj", "up_proj"])
     tuned = peft.get_peft_model(model, config)
     train(tuned, 3)
     tuned.save_pretrained(target)
