@@ -9,6 +9,8 @@ the middles and follows the error down. Sources and formulas: docs/design/004-re
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +19,7 @@ import torch
 from ckptfmt.optimize.intervals import Bounds, Pair
 
 _OVERSAMPLED: Final = 8
-_POWER_ROUNDS: Final = 3
+_POWER_ROUNDS: Final = 2
 _GROWTH_ROUNDS: Final = 3
 _STANDS_OUT: Final = 1.1
 _DAMPING: Final = 1e-3
@@ -60,10 +62,9 @@ class Fit:
         """Randomized subspace iteration (Halko, Martinsson, Tropp 2011, algorithm 4.4) on the shrunk middles."""
         pair = self.pair
         width = min(self.rank + _OVERSAMPLED, pair.rows, pair.columns)
-        middles = 0.0
-        for begin in pair.begins():
-            middles += float(_known_middle(pair.block(begin)).square_().sum(dtype=torch.float64))
-        variance = middles / (pair.rows * pair.columns)
+        variance = statistics.fmean(
+            float(_known_middle(bounds).square_().mean(dtype=torch.float64)) for bounds in self._few_blocks()
+        )
         found = torch.randn(pair.columns, width, generator=self._random, device=pair.device, dtype=pair.work)
         for _ in range(_POWER_ROUNDS):
             found = torch.linalg.qr(found).Q
@@ -81,16 +82,17 @@ class Fit:
 
     def _multiplied(self, vectors: torch.Tensor, variance: float) -> tuple[torch.Tensor, torch.Tensor]:
         """M·vectors and M'·M·vectors, of the middles M, each shrunk as far as its interval is wide."""
-        images = []
+        # Small arrays that stay, made between large ones that go, would leave holes in the heap: they are made before.
+        images = torch.empty(self.pair.rows, vectors.shape[1], device=vectors.device, dtype=vectors.dtype)
         back = torch.zeros_like(vectors)
         for begin in self.pair.begins():
             bounds = self.pair.block(begin)
             width = bounds.high - bounds.low
             middles = _known_middle(bounds)
             middles *= variance / (width.square_().div_(12).add_(max(variance, 1e-300)))
-            images.append(middles @ vectors)
-            back.addmm_(middles.T, images[-1])
-        return torch.cat(images), back
+            torch.matmul(middles, vectors, out=images[begin : bounds.end])
+            back.addmm_(middles.T, images[begin : bounds.end])
+        return images, back
 
     def sweep(self, scale: float) -> Misses:
         """One Newton step for every row of U, then one for every column of V.
@@ -122,12 +124,15 @@ class Fit:
     def misses(self) -> Misses:
         """How the product misses, in blocks at the beginning, in the middle and at the end."""
         tally, count = _Tally(), 0
-        begins = self.pair.begins()
-        for index in sorted({0, len(begins) // 2, len(begins) - 1}):
-            bounds = self.pair.block(begins[index])
+        for bounds in self._few_blocks():
             tally.add(self.left[bounds.begin : bounds.end] @ self.right, bounds)
             count += bounds.low.numel()
         return tally.misses(count)
+
+    def _few_blocks(self) -> Iterator[Bounds]:
+        begins = self.pair.begins()
+        for index in sorted({0, len(begins) // 2, len(begins) - 1}):
+            yield self.pair.block(begins[index])
 
     def refit(self, rows: torch.Tensor, right: torch.Tensor, bounds: Bounds, scale: float) -> torch.Tensor:
         """One Newton step for some rows of U, against any V."""

@@ -211,12 +211,13 @@ def refined(fit: Fit, choice: Choice) -> Choice:
         return choice
     unit = math.sqrt(math.ldexp(1.0, integers.exponent))
     right = (integers.right * unit).to(work)
-    left = []
+    left = torch.empty_like(integers.left)
     for begin in fit.pair.begins():
         bounds = fit.pair.block(begin)
         rows = (integers.left[begin : bounds.end] * unit).to(work)
-        left.append(fit.refit(rows, right, bounds, _REFIT * integers.error).double().div_(unit).round_())
-    found = _measured(fit, Integers(torch.cat(left), integers.right, integers.exponent), sample_of(fit.pair))
+        moved = fit.refit(rows, right, bounds, _REFIT * integers.error)
+        left[begin : bounds.end] = moved.double().div_(unit).round_()
+    found = _measured(fit, Integers(left, integers.right, integers.exponent), sample_of(fit.pair))
     return found if found is not None and found.bits < choice.bits else choice
 
 
