@@ -18,7 +18,8 @@ from ckptfmt.progress import Progress
 from ckptfmt.storage.memory import MemoryStorage
 from ckptfmt.store.bases import outside_files
 from ckptfmt.store.catalog import Catalog
-from ckptfmt.store.objects import Objects, OutsideObjects
+from ckptfmt.store.elsewhere import OutsideObjects
+from ckptfmt.store.objects import Objects
 from ckptfmt.store.outside import Bases, Joined
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import build_manifest

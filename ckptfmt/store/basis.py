@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import blake3
-
-from ckptfmt.digest import FRAME_BYTES, Buffer, checksum_of
-from ckptfmt.errors import DigestMismatch, FormatError
+from ckptfmt.digest import FRAME_BYTES, Buffer
+from ckptfmt.errors import FormatError
 
 if TYPE_CHECKING:
     from ckptfmt.encodings.basis import Basis
     from ckptfmt.encodings.protocol import Reference, Source
-    from ckptfmt.store.objects import OutsideObjects
 
 _CACHE_BYTES: Final = 48 << 20
 _WIDE_CACHE_BYTES: Final = 256 << 20
@@ -140,54 +137,3 @@ class BasisReader:
             while self._cached_bytes > item.capacity and len(self._cache) > 1:
                 self._cached_bytes -= len(self._cache.popitem(last=False)[1])
         return frame
-
-
-class ProvenFrames:
-    """Frames of objects that lie outside the store, each proven to be of the object before it is given.
-
-    The first time an object is asked for, all of it is read, its digest compared, and the checksum of each frame kept.
-    """
-
-    def __init__(self, outside: OutsideObjects) -> None:
-        self._outside = outside
-        self._lock = threading.Lock()
-        self._sums: dict[str, list[str]] = {}
-
-    def frame(self, digest: str, index: int) -> Buffer:
-        """Frame `index` of an object.
-
-        Raises:
-            DigestMismatch: what lies there is not the object.
-            CkptfmtError: it cannot be read.
-        """
-        length = self._outside.length(digest)
-        if index * FRAME_BYTES >= length:
-            raise self._other(digest)
-        with self._lock:
-            if digest not in self._sums:
-                self._sums[digest] = self._prove(digest, length)
-        data = self._read(digest, length, index)
-        if checksum_of(data) != self._sums[digest][index]:
-            raise self._other(digest)
-        return data
-
-    def _prove(self, digest: str, length: int) -> list[str]:
-        content, sums = blake3.blake3(), []
-        for index in range(-(-length // FRAME_BYTES)):
-            data = self._read(digest, length, index)
-            content.update(data)
-            sums.append(checksum_of(data))
-        if content.hexdigest() != digest:
-            raise self._other(digest)
-        return sums
-
-    def _read(self, digest: str, length: int, index: int) -> bytes:
-        begin = index * FRAME_BYTES
-        return self._outside.read(digest, begin, min(FRAME_BYTES, length - begin))
-
-    def _other(self, digest: str) -> DigestMismatch:
-        return DigestMismatch(
-            f"object {digest[:16]}: the copy in {self._outside.called(digest)} is not what was recorded",
-            digest=digest,
-            hint="ckptfmt base verify NAME --full, with the name that ckptfmt base ls gives it",
-        )

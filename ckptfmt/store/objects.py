@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import blake3
 
@@ -15,38 +15,15 @@ from ckptfmt.digest import FRAME_BYTES, Buffer, checksum_of
 from ckptfmt.errors import CkptfmtError, DigestMismatch, FormatError, IncompleteStore, NotFound
 from ckptfmt.format.shard import MAX_DEPTH, decoded_lengths
 from ckptfmt.storage.protocol import Storage
-from ckptfmt.store.basis import BasisOf, BasisReader, ProvenFrames
+from ckptfmt.store.basis import BasisOf, BasisReader
 from ckptfmt.store.catalog import Catalog, Location
+from ckptfmt.store.elsewhere import OutsideObjects, ProvenFrames
 from ckptfmt.store.shards import shard_key
 
 if TYPE_CHECKING:
     from ckptfmt.encodings.basis import Basis
 
 _AHEAD: Final = 4
-
-
-class OutsideObjects(Protocol):
-    """Objects that lie outside the store: the files of a referenced base."""
-
-    def called(self, digest: str) -> str:
-        """What to call the place where an object lies, in errors."""
-        ...
-
-    def has(self, digest: str) -> bool:
-        """Tell whether the object is recorded there."""
-        ...
-
-    def length(self, digest: str) -> int:
-        """Decoded bytes of an object that is recorded there."""
-        ...
-
-    def read(self, digest: str, offset: int, length: int) -> bytes:
-        """A range of the object, as it is there now.
-
-        Raises:
-            CkptfmtError: it cannot be read.
-        """
-        ...
 
 
 class Objects:

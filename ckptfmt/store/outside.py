@@ -8,7 +8,7 @@ from functools import cached_property
 from ckptfmt.errors import IncompleteStore, NotFound
 from ckptfmt.format.manifest import BaseLink
 from ckptfmt.store.bases import Base, BaseFiles, all_bases, outside_files, places_of
-from ckptfmt.store.objects import OutsideObjects
+from ckptfmt.store.elsewhere import OutsideObjects
 from ckptfmt.store.store import Store
 
 

@@ -17,8 +17,8 @@ from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.manifest import Manifest, objects_of
 from ckptfmt.format.refs import Generation, Pin
 from ckptfmt.storage.machine import host_name
+from ckptfmt.store.elsewhere import OutsideObjects
 from ckptfmt.store.graph import resolve
-from ckptfmt.store.objects import OutsideObjects
 from ckptfmt.store.refs import utc_now
 from ckptfmt.store.shards import read_shard_header, shard_key
 from ckptfmt.store.store import Store

@@ -20,7 +20,8 @@ from ckptfmt.storage import durable
 from ckptfmt.storage.local import TEMPORARY, LocalStorage
 from ckptfmt.storage.protocol import Storage
 from ckptfmt.store.catalog import Catalog, catalog_path
-from ckptfmt.store.objects import Objects, OutsideObjects
+from ckptfmt.store.elsewhere import OutsideObjects
+from ckptfmt.store.objects import Objects
 from ckptfmt.store.refs import Refs, utc_now
 from ckptfmt.store.shards import PREFIX, read_shard_header, shard_of
 
