@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from ckptfmt.digest import Buffer
 from ckptfmt.encodings.references import Cast
 from ckptfmt.encodings.words import Words
 
@@ -221,14 +222,12 @@ def _piecewise(words: Words, rows: Words, columns: int) -> Words:
 
 def _numbers(words: Words, element: str) -> Numbers:
     """Words as numbers, float64."""
-    given = words.tobytes()
-    if element == "F16":
-        numbers = np.frombuffer(given, "<f2").astype(np.float64)
-    elif element == "F32":
-        numbers = np.frombuffer(given, "<f4").astype(np.float64)
-    else:
-        wide = Cast("BF16", "F32").read(lambda begin, end: given[begin:end], 0, 2 * len(given))
-        numbers = np.frombuffer(wide, "<f4").astype(np.float64)
+    given: Buffer = words.tobytes()
+    if element == "BF16":
+        narrow = given
+        given = Cast("BF16", "F32").read(lambda begin, end: memoryview(narrow)[begin:end], 0, 2 * len(narrow))
+    with np.errstate(invalid="ignore"):  # Signalling NaNs become quiet.
+        numbers = np.frombuffer(given, "<f2" if element == "F16" else "<f4").astype(np.float64)
     return numbers.reshape(words.shape)
 
 

@@ -181,8 +181,12 @@ class Predictor:
                         yield _Way(index, model, dtype, predicted.manner), predicted
 
     def _noise(self, factors: Factors) -> int | None:
+        """None as well where an adapter of the store cannot be read: what may be smaller must not fail an import."""
         if factors not in self._noises:
-            self._noises[factors] = noise_of(factors, self._read)
+            try:
+                self._noises[factors] = noise_of(factors, self._read)
+            except CkptfmtError:
+                self._noises[factors] = None
         return self._noises[factors]
 
 

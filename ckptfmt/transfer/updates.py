@@ -103,7 +103,10 @@ def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float | None:
             break
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not rank:
         return None
-    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    try:
+        scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    except OverflowError:  # JSON has integers of any length.
+        return None
     return scaling if 1e-30 < abs(scaling) < 1e30 else None
 
 
@@ -191,9 +194,9 @@ def noise_of(factors: Factors, read: Callable[[Held], bytes]) -> int | None:
 
     grams = []
     for held, by_rows in ((factors.left, False), (factors.right, True)):
-        values = _as_float64(read(held), held.dtype).reshape(held.shape)
-        values = values if by_rows else values.T
         with np.errstate(all="ignore"):
+            values = _as_float64(read(held), held.dtype).reshape(held.shape)
+            values = values if by_rows else values.T
             grams.append(values @ values.T)
     with np.errstate(all="ignore"):
         mean_square = float(np.sum(grams[0] * grams[1])) / (factors.left.shape[0] * factors.right.shape[1])

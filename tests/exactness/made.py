@@ -98,7 +98,7 @@ def family(
         seed: of all.
         square: shape of q_proj.
         rank: of both adapters.
-        tiny: what the first rows of q_proj and of its update are multiplied by: to subnormal numbers perhaps.
+        tiny: what the last rows of q_proj and of its update are multiplied by: to subnormal numbers perhaps.
     """
     random = np.random.default_rng(seed)
     shapes = {**SHAPES, Q: square}
@@ -110,7 +110,7 @@ def family(
         return numbers_of(words_of(numbers, element), element)
 
     base = {name: rounded(normal(shape, size)) for name, shape in shapes.items()}
-    base[Q][:ROWS_OF_TINY] = rounded(base[Q][:ROWS_OF_TINY] * np.float32(tiny))
+    base[Q][-ROWS_OF_TINY:] = rounded(base[Q][-ROWS_OF_TINY:] * np.float32(tiny))
     step = {name: rounded(numbers + normal(numbers.shape, size / 100)) for name, numbers in base.items()}
 
     def factors(name: str) -> tuple[Floats, Floats]:
@@ -118,7 +118,7 @@ def family(
         return normal((rows, rank), size / 40), normal((rank, columns), 0.5)
 
     left, right = factors(Q)
-    left[:ROWS_OF_TINY] *= np.float32(tiny)
+    left[-ROWS_OF_TINY:] *= np.float32(tiny)
     module = f"base_model.model.{Q.removesuffix('.weight')}"
     adapter = {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": left}
     both = {**base, Q: rounded(base[Q] + product(left, right)), NORM: step[NORM]}
