@@ -22,14 +22,15 @@ _MOST_LEFT: Final = 10
 EXAMPLE = """\
 ckptfmt import ./results/run_000 --name sweep/run_000 --base llama-3.1-8b
 ckptfmt import ./results --name 'sweep/{name}' --dry-run
+ckptfmt import ./merged --name sweep/run_001 --base llama-3.1-8b --adapter ./run_001-adapter
 ckptfmt import ./stage-2 --name runs/exp1/stage-2 --parent runs/exp1/stage-1 --how continue"""
 
 
 @verb("import", example=EXAMPLE)
 @click.argument("path", type=click.Path())
 @click.option("--name", required=True, metavar="REF", help="The name to give it; {name} is the path below PATH.")
-@click.option("--base", type=BASE, metavar="NAME", help="The base it was made from.")
-@click.option("--adapter", type=click.Path(), metavar="PATH", help="An adapter that was merged into it.")
+@click.option("--base", type=BASE, metavar="NAME", help="The base it was made from. [default: see above]")
+@click.option("--adapter", type=click.Path(), metavar="PATH", help="An adapter elsewhere that was merged into it.")
 @click.option("--parent", type=REF, metavar="REF", help="The checkpoint it was trained from.")
 @click.option("--stage", type=click.IntRange(min=0), help="Its number in a lineage. [default: what its name says]")
 @click.option(
@@ -43,7 +44,7 @@ ckptfmt import ./stage-2 --name runs/exp1/stage-2 --parent runs/exp1/stage-1 --h
     type=click.Choice(["fast", "balanced", "max"]),
     default="balanced",
     show_default=True,
-    help="How much time to spend on smaller objects.",
+    help="How much time to spend on making it small.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Threads that encode. [default: one a processor]")
 @click.option("--damaged-as-opaque", is_flag=True, help="Keep a damaged file byte for byte, marked, and do not fail.")
@@ -69,6 +70,16 @@ def command(  # noqa: PLR0917 - click calls it by name
 
     PATH is a file or a directory: one checkpoint, or many, each under a name made from --name. Stage directories are
     linked by their numbers. Files that the store has already cost nothing.
+
+    --effort fast stores again nothing that is there, and writes large tensors as they are. balanced also compresses
+    them, or stores only how they differ from the base, the parent or the step before, and weights into which a known
+    adapter was merged as just that. max then looks for adapters that are lost in merged weights, as 'ckptfmt optimize'
+    does: seconds to minutes a tensor. Whatever it was, every file comes back to the byte.
+
+    Adapters are known that lie in the same checkpoint, at --adapter, or in the store: take them in first. Without
+    --base, tensors are stored against the likeliest of the models that the store knows, and the output says which one
+    and why; the checkpoint is bound to a base only by --base. What is stored against a base needs that base's files
+    until 'ckptfmt base keep' has copied them in: such checkpoints are marked '*'.
 
     --how says what a stage was trained on: continue (its parent, merged), stack (its parent with the adapter left
     beside), resume (its parent's adapter trained further), parent-only (the base merged with its parent's own adapter

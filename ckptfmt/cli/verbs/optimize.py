@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @verb("optimize", example="ckptfmt optimize runs/exp1/stage-2\nckptfmt optimize --quick")
 @click.argument("refs", nargs=-1, metavar="[REF]...", type=REF)
-@click.option("--quick", is_flag=True, help="Do not look for lost adapters: only what an import would do.")
-@click.option("--again", is_flag=True, help="Try also what an earlier run tried.")
+@click.option("--quick", is_flag=True, help="Do not look for lost adapters: only do what an import would do now.")
+@click.option("--again", is_flag=True, help="Try also what an earlier run tried: more adapters may be known now.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to look for adapters."
 )
@@ -31,10 +31,14 @@ def command(
 ) -> int:
     """Store objects again, smaller: finds lost adapters in merged weights.
 
-    Without REF, those of all checkpoints. Weights that were merged are compared with their base, their parent and the
-    step before; where they differ by an adapter that is lost, it is found again, which takes seconds to minutes a
-    tensor. Every checkpoint comes back to the byte as before. Stopped with Ctrl-C, it goes on where it was. The
-    copies that were there stay until gc runs.
+    Without REF, those of all checkpoints. Each tensor is compared with those of its base, its parent and the step
+    before, and with what adapters that are in the store by now would have made of them. Where merged weights differ
+    from these by an adapter that is lost, it is found again, which takes seconds to minutes a tensor: --quick leaves
+    that out. 'ckptfmt import --effort max' does the same at once.
+
+    Every checkpoint comes back to the byte as before. Stopped with Ctrl-C, it goes on where it was; what was tried is
+    not tried again without --again. New copies are written beside those that are there, which stay until gc runs: so
+    more disk is used at first.
     """
     with session.store() as store, session.progress() as progress:
         report = store.optimize(refs, recovery=not quick, again=again, device=device, progress=progress)
@@ -55,7 +59,7 @@ def lines(report: OptimizeReport) -> list[Line]:
         )
         for each in report.checkpoints
     ]
-    header = ("REF", "BEFORE", "AFTER", "RATIO", "SMALLER", "ADAPTERS FOUND")
+    header = ("REF", "BEFORE", "AFTER", "RATIO", "SMALLER", "RECOVERED")
     told: list[Line] = [*table(header, rows, right=header[1:])]
     before, after = report.before_bytes, report.after_bytes
     told.append(f"{count(len(rows), 'checkpoint')}: {size(before)} -> {size(after)}, {size(before - after)} saved")
