@@ -71,6 +71,7 @@ class MadeCheckpoint:
         stage: number of its stage in a lineage.
         parent: `name` of the checkpoint it was trained from.
         of_base: whether the base is what it goes back to; a model trained from nothing has none.
+        merged: whether it is a model into which an adapter was merged that is a checkpoint before it.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class MadeCheckpoint:
     stage: int | None = None
     parent: str | None = None
     of_base: bool = True
+    merged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

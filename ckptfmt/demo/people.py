@@ -75,7 +75,7 @@ def _sweep(root: Path, base: Path, size: Size, *, seed: int, say: Say) -> list[M
         save_merged(base, run / "adapter", run / "hf_model", shard_bytes=whole // 2 if number else whole)
         made += [
             MadeCheckpoint(run / "adapter", "PEFT adapter", f"sweep/{run.name}/adapter"),
-            MadeCheckpoint(run / "hf_model", "full export", f"sweep/{run.name}/hf_model"),
+            MadeCheckpoint(run / "hf_model", "full export", f"sweep/{run.name}/hf_model", merged=True),
         ]
     return made
 
@@ -97,7 +97,7 @@ def _stages(root: Path, base: Path, size: Size, *, seed: int, say: Say) -> list[
         name, merged_name = f"stages/stage-{stage}", f"merged/stage-{stage}"
         made += [
             MadeCheckpoint(outputs, "stage outputs", name, stage=stage, parent=parent),
-            MadeCheckpoint(merged, "stage, merged", merged_name, stage=stage, parent=merged_parent),
+            MadeCheckpoint(merged, "stage, merged", merged_name, stage=stage, parent=merged_parent, merged=True),
         ]
         current, parent, merged_parent = merged, name, merged_name
     return made

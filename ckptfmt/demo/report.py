@@ -6,7 +6,10 @@ import msgspec
 
 
 class DemoRow(msgspec.Struct, frozen=True):
-    """One checkpoint: bytes on disk, bytes the store grew by, files, and how many came back the same."""
+    """One checkpoint: bytes on disk, bytes the store grew by, files, and how many came back the same.
+
+    `merged`: a model into which an adapter was merged that the store had by then.
+    """
 
     kind: str
     ref: str
@@ -16,6 +19,7 @@ class DemoRow(msgspec.Struct, frozen=True):
     files: int
     files_same: int
     differing: tuple[str, ...] = ()
+    merged: bool = False
 
 
 class DemoMerge(msgspec.Struct, frozen=True):

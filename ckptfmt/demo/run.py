@@ -84,6 +84,7 @@ def restore_all(demo: Demo) -> None:
                 files=len(compared.names),
                 files_same=len(compared.names) - len(compared.differing),
                 differing=compared.differing,
+                merged=checkpoint.merged,
             )
         )
 

@@ -50,6 +50,15 @@ def render(report: DemoReport) -> RenderableType:
     return Group(table, "", *_sentences(report))
 
 
+def _exports(report: DemoReport) -> list[Text]:
+    rows = [row for row in report.rows if row.merged]
+    if not rows:
+        return []
+    before, after = sum(row.disk_bytes for row in rows), sum(row.new_bytes for row in rows)
+    told = f"The {len(rows)} merged models, {size(before)}, take {size(after)} beside the base and the adapters"
+    return [Text(f"{told} that were merged.")]
+
+
 def _sentences(report: DemoReport) -> list[Text]:
     if report.ok:
         verdict = Text(
@@ -76,6 +85,7 @@ def _sentences(report: DemoReport) -> list[Text]:
             )
         ]
     lines = [
+        *_exports(report),
         *merged,
         Text(f"It took {report.seconds:.0f} s. The originals are in {report.path}"),
         Text("What to try next:"),

@@ -90,6 +90,16 @@ def test_the_table_names_every_checkpoint_and_the_sums(report: DemoReport) -> No
     assert len(table.splitlines()) == len(report.rows) + 6, "a cell was folded at 80 columns"
 
 
+def test_merged_models_take_next_to_nothing_beside_their_adapters(report: DemoReport) -> None:
+    merged = [row for row in report.rows if row.merged]
+    assert {row.kind for row in merged} == {"full export", "stage, merged"}
+    with Store.open(report.store) as store:
+        for row in merged:
+            weights = store.show(row.ref).encodings["lowrank"]
+            assert weights.objects and weights.stored_bytes < 0.01 * weights.logical_bytes
+    assert "The 5 merged models" in text_of(report)
+
+
 def test_a_file_that_differs_is_named(tmp_path: Path) -> None:
     steps = (*STEPS[:4], Step("spoil", spoil_an_original), *STEPS[4:])
     report = run_demo(tmp_path / "demo", size=TINY, steps=steps)
