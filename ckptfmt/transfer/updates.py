@@ -103,10 +103,7 @@ def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float | None:
             break
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not rank:
         return None
-    try:
-        scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    except OverflowError:  # JSON has integers of any length.
-        return None
+    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return scaling if 1e-30 < abs(scaling) < 1e30 else None
 
 
