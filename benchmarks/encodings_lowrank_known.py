@@ -1,10 +1,15 @@
 """Merges whose adapter is known: what `lowrank` leaves of them, and how fast they are read.
 
     python -m benchmarks.encodings_lowrank_known [--threads 2]
+    python -m benchmarks.encodings_lowrank_known --checkpoint
 
 Weights of 4096 x 4096, Gaussian, standard deviation 0.02, merged as PEFT merges on a CPU. Every frame is decoded and
 compared. Rates are of decoded bytes, product, roundings and residual together: by the clock with several threads, and
 by CPU time with one.
+
+With `--checkpoint`: a whole model, merged by PEFT with one thread, with two, and with the terms of every product in
+reverse, imported with its adapter where the base is stored already; what that adds to the store, against the adapter's
+own bytes.
 """
 
 from __future__ import annotations
@@ -12,12 +17,16 @@ from __future__ import annotations
 import argparse
 import math
 import platform
+import shutil
 import struct
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,10 +115,114 @@ def measure(case: Case, threads: int) -> None:
     )
 
 
+def new_model(directory: Path) -> None:
+    """A Llama of 9 layers, 2048 wide, with random weights and a tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8192, hidden_size=2048, intermediate_size=5632, num_hidden_layers=9, num_attention_heads=16
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(directory)
+    words = Tokenizer(models.WordLevel({f"word{index}": index for index in range(8192)}, unk_token="word0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(directory)
+
+
+def new_adapter(base: Path, directory: Path) -> None:
+    """A LoRA of rank 16 on every linear layer, with updates of about 3e-4."""
+    import peft
+
+    torch.manual_seed(1)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
+    model = peft.get_peft_model(_load(base), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:  # In full precision: a first A has that of the base.
+                parameter.normal_(0, 3e-3 if "lora_B" in name else 1 / math.sqrt(3 * parameter.shape[1]))
+    model.save_pretrained(directory)
+
+
+def _load(path: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+
+
+def merge(base: Path, adapter: Path, directory: Path, threads: int, *, reverse: bool) -> None:
+    """What trainers save: the merged weights beside the adapter, with the tokenizer."""
+    import peft
+
+    torch.set_num_threads(threads)
+    model = peft.PeftModel.from_pretrained(_load(base), adapter)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if reverse and "lora_" in name:
+                parameter.copy_(parameter.flip(1 if "lora_B" in name else 0))
+    model.merge_and_unload().save_pretrained(directory)
+    shutil.copytree(adapter, directory, dirs_exist_ok=True)
+    for path in base.glob("*token*"):
+        shutil.copy(path, directory)
+
+
+def measure_checkpoint() -> None:
+    from ckptfmt import Store
+
+    with tempfile.TemporaryDirectory(prefix="ckptfmt-bench-") as name:
+        work = Path(name)
+        new_model(work / "base")
+        new_adapter(work / "base", work / "adapter")
+        own = (work / "adapter" / "adapter_model.safetensors").stat().st_size
+        print(
+            "| merge | other elements | adapter, bytes | checkpoint, bytes | added to the store | times the adapter |"
+        )
+        print("|---|---:|---:|---:|---:|---:|")
+        first = work / "first.safetensors"
+        for threads, reverse in ((1, False), (2, False), (2, True)):
+            both, back, where = (work / kind for kind in ("merged", "back", "store"))
+            merge(work / "base", work / "adapter", both, threads, reverse=reverse)
+            weights = both / "model.safetensors"
+            if not first.exists():
+                shutil.copy(weights, first)
+            other = int(np.count_nonzero(np.fromfile(weights, "<u2") != np.fromfile(first, "<u2")))
+            store = Store.init(where)
+            store.add_base("base", work / "base", keep="copy")
+            began = time.perf_counter()
+            done = store.import_checkpoint(both, "run", base="base")
+            imported = time.perf_counter() - began
+            began = time.perf_counter()
+            store.restore("run", back)
+            restored = time.perf_counter() - began
+            files = sorted(path.relative_to(both) for path in both.rglob("*") if path.is_file())
+            if not all((both / path).read_bytes() == (back / path).read_bytes() for path in files):
+                sys.exit("a checkpoint did not come back")
+            total = sum((both / path).stat().st_size for path in files)
+            merged = f"threads: {threads}{', terms reversed' if reverse else ''}"
+            print(
+                f"| {merged} | {other} | {own} | {total} | {done.new_bytes} | {done.new_bytes / own:.4f} |", flush=True
+            )
+            parts = ", ".join(
+                f"{encoding}: {part.logical_bytes} as {part.stored_bytes}"
+                for encoding, part in sorted(done.encodings.items())
+            )
+            print(f"  {parts}; import {imported:.1f} s, restore {restored:.1f} s", file=sys.stderr, flush=True)
+            for path in (both, back, where):
+                shutil.rmtree(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--checkpoint", action="store_true")
     options = parser.parse_args()
+    if options.checkpoint:
+        warnings.simplefilter("ignore")
+        measure_checkpoint()
+        return
     print(
         f"{platform.machine()}, python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}\n"
     )
