@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -84,7 +84,6 @@ class _Tally:
     tried: int = 0
     smaller: int = 0
     recovered: int = 0
-    done: list[str] = field(default_factory=list)
 
 
 def optimize(
@@ -117,7 +116,7 @@ def optimize(
                 work.improve(place, tally)
                 progress.advance(work.subject.tensors[place].length)
         finally:
-            work.close(tally)
+            work.close()
         progress.end()
     return Optimized(before, _taken(store, manifest), tally.tried, tally.smaller, tally.recovered)
 
@@ -145,6 +144,7 @@ class _Work:
         self._references = References(store, self.subject, like, outside)
         self._writer = self._new_writer()
         self._waiting = 0
+        self._tried: list[str] = []
 
     def _new_writer(self) -> ShardWriter:
         def written(shard: str, size: int, objects: tuple[ShardObject, ...]) -> None:
@@ -154,14 +154,18 @@ class _Work:
             self._store.storage, effort="balanced", pool=self._pool, remaining=lambda: 1 << 20, written=written
         )
 
-    def close(self, tally: _Tally) -> None:
-        """Make durable what was written, and remember what was tried."""
+    def close(self) -> None:
+        """Make durable what was written, unless writing failed, and remember what was tried."""
         try:
-            self._writer.flush()
-            tried = [(digest, self._stamp(), b"") for digest in tally.done]
-            self._store.facts().remember(_KIND, tried)
+            self._flush()
         finally:
             self._writer.abort()
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        if not self._writer.failed:
+            self._store.facts().remember(_KIND, [(digest, self._stamp(), b"") for digest in self._tried])
+            self._tried.clear()
 
     def _stamp(self) -> str:
         return f"{_STAMP}-{'recovery' if self._recovery else 'quick'}"
@@ -192,7 +196,7 @@ class _Work:
                 self._write(digest, filling, [found])
                 tally.smaller += 1
                 tally.recovered += 1
-        tally.done.append(digest)
+        self._tried.append(digest)
         self._waiting += now
         if self._waiting > _FLUSH_BYTES:
             self._settle()
@@ -275,7 +279,7 @@ class _Work:
 
     def _settle(self) -> None:
         """Make durable what was written. A writer takes an object once: what comes again needs another."""
-        self._writer.flush()
+        self._flush()
         self._writer = self._new_writer()
         self._waiting = 0
 

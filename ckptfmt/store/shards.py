@@ -104,6 +104,8 @@ class ShardWriter:
         self._reset()
         self._digests: dict[str, Stored] = {}
         self._nominations: set[tuple[int, str]] = set()
+        self.failed = False
+        """Whether something that was taken was not written: nothing can be made durable any more."""
 
     def _reset(self) -> None:
         self._upload: Upload | None = None
@@ -142,14 +144,17 @@ class ShardWriter:
 
     def append(self, data: Buffer) -> None:
         """Append stored bytes of the object that is being written."""
+        # Stopped anywhere in here, the shard's file is not as long as `position` says.
+        failed, self.failed = self.failed, True
         self.position += len(data)
         if self._upload is not None:
             self._upload.write(data)
-            return
-        if data:
-            self._held.append(data)
-        if self.position > _HELD_BYTES:
-            self._spill()
+        else:
+            if data:
+                self._held.append(data)
+            if self.position > _HELD_BYTES:
+                self._spill()
+        self.failed = failed
 
     def _spill(self) -> None:
         reserve = min(self._header_bytes + max(self._remaining(), 0), MAX_SHARD_HEADER_BYTES)
@@ -169,10 +174,11 @@ class ShardWriter:
         self._nominations.add((stored.length, stored.head_sum()))
 
     def flush(self) -> None:
-        """Make what was appended durable as a shard; nothing where nothing was."""
-        if not self._objects:
+        """Make what was appended durable as a shard; nothing where nothing was, or where this writer has failed."""
+        if not self._objects or self.failed:
             self.abort()
             return
+        self.failed = True
         if self._upload is None:
             head = build_header(self._objects, self.position, None)
             key = digest_of(memoryview(head)[LENGTH_BYTES:])
@@ -186,6 +192,7 @@ class ShardWriter:
         size = len(head) + self.position
         self._written(key, size, parse_shard(head[LENGTH_BYTES:], file_size=size, where=shard_key(key)))
         self._reset()
+        self.failed = False
 
     def abort(self) -> None:
         """Leave nothing of the shard that is not yet durable."""

@@ -20,7 +20,6 @@ Q: Final = f"{LAYER}.self_attn.q_proj.weight"
 UP: Final = f"{LAYER}.mlp.up_proj.weight"
 EMBED: Final = "model.embed_tokens.weight"
 NORM: Final = "model.norm.weight"
-SHAPES: Final = {EMBED: (300, 256), Q: (256, 256), UP: (384, 256), NORM: (256,)}
 SCALING: Final = 2.0
 ROWS_OF_TINY: Final = 40
 NAMES: Final = ("step", "both", "lost")
@@ -61,7 +60,7 @@ class Family:
         base: what everything was made from.
         step: every weight moved a little.
         adapter: LoRA factors of q_proj, by the name that PEFT gives them.
-        both: q_proj with the adapter merged into it; q_proj and the norm differ from the base.
+        both: q_proj with the adapter merged into it; q_proj and the embedding differ from the base.
         lost: up_proj with another adapter merged into it, which nobody has.
     """
 
@@ -87,6 +86,8 @@ def family(
     size: float = 0.02,
     seed: int = 0,
     square: tuple[int, int] = (256, 256),
+    embedding: tuple[int, int] = (300, 256),
+    tall: tuple[int, int] = (384, 256),
     rank: int = 4,
     tiny: float = 1.0,
 ) -> Family:
@@ -97,11 +98,13 @@ def family(
         size: their standard deviation.
         seed: of all.
         square: shape of q_proj.
+        embedding: of the embedding.
+        tall: of up_proj.
         rank: of both adapters.
         tiny: what the last rows of q_proj and of its update are multiplied by: to subnormal numbers perhaps.
     """
     random = np.random.default_rng(seed)
-    shapes = {**SHAPES, Q: square}
+    shapes = {EMBED: embedding, Q: square, UP: tall, NORM: (256,)}
 
     def normal(shape: tuple[int, ...], deviation: float) -> Floats:
         return (random.normal(0, 1, shape) * deviation).astype(np.float32)
@@ -121,7 +124,7 @@ def family(
     left[-ROWS_OF_TINY:] *= np.float32(tiny)
     module = f"base_model.model.{Q.removesuffix('.weight')}"
     adapter = {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": left}
-    both = {**base, Q: rounded(base[Q] + product(left, right)), NORM: step[NORM]}
+    both = {**base, Q: rounded(base[Q] + product(left, right)), EMBED: step[EMBED]}
     lost_left, lost_right = factors(UP)
     lost = {**base, UP: rounded(base[UP] + product(lost_left, lost_right))}
     return Family(element, base, step, adapter, both, lost)

@@ -41,6 +41,7 @@ NAMES: Final = (
     "restore",
     "base-add-copy",
     "base-keep",
+    "optimize",
     "init",
 )
 SPREAD: Final = 3
@@ -113,7 +114,7 @@ def check_case(verb: Verb, place: Place, expected: Expected, *, call: str, case:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_fails(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_everywhere(name, quick, monkeypatch, SPREAD if name != "base-keep" else 1)
+    fail_everywhere(name, quick, monkeypatch, SPREAD if name not in ("base-keep", "optimize") else 1)
 
 
 @pytest.mark.torture
@@ -132,7 +133,9 @@ def fail_everywhere(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, spr
             check_case(verb, place, expected, call=calls[case[0]], case=case)
 
 
-@pytest.mark.parametrize("name", ["import-sharing", "import-large", "restore", "base-add-copy"])
+@pytest.mark.parametrize(
+    "name", ["import-sharing", "import-large", "import-encoded", "optimize", "restore", "base-add-copy"]
+)
 def test_a_disk_that_is_full_from_then_on(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs space fails, what gives space back works: so nothing unfinished is left, wherever it began."""
     if name == "import-large":

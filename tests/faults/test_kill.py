@@ -14,8 +14,8 @@ from tests.faults.verbs import BY_NAME, VERBS, Expected, Place, Verb, check_plac
 
 SIGKILLED = -9
 LEAST_POINTS = 1000
-STRIDES = {"import-many": 3}
-"""A verb of which only each so-manieth boundary is tried in CI: it repeats itself."""
+STRIDES = {"import-many": 3, "import-encoded": 3, "optimize": 3}
+"""A verb of which only each so-manieth boundary is tried in CI: it repeats itself, or another verb."""
 
 
 def prepared(quick: Path, verb: Verb) -> tuple[Place, Expected]:
@@ -95,7 +95,7 @@ def test_a_large_import_killed_while_it_really_spills(quick: Path) -> None:
     making.write_small(place.sources / "large", {"a": 1, "b": 2}, elements=5 << 20)
     verb = next(verb for verb in VERBS if verb.name == "import-large")
     make_sources(quick / "small")
-    for name in ("first", "second", "third", "base", "bloated", "adapter", "runs"):
+    for name in ("first", "second", "third", "base", "bloated", "adapter", "runs", "tuned"):
         shutil.move(quick / "small" / name, place.sources / name)
     place.work.mkdir()
     verb.prepare(place)

@@ -20,6 +20,7 @@ from ckptfmt.store.store import Store as Engine
 from ckptfmt.store.store import open_store
 from ckptfmt.transfer.bases import keep_base
 from ckptfmt.transfer.restoring import file_bytes
+from tests.exactness import made
 from tests.store import making
 from tests.store.making import content_of, files_of, tree_of
 
@@ -81,6 +82,9 @@ def make_sources(sources: Path) -> None:
     making.settle_times(sources / "bloated")
     for index, name in enumerate(("x", "y", "z")):
         making.write_small(sources / "runs" / name, {"a": 20, "b": 30 + index})
+    made.family("BF16", square=(64, 64), embedding=(32, 64), tall=(128, 128), rank=2).write(sources / "tuned")
+    for path in (sources / "tuned").iterdir():
+        making.settle_times(path)
 
 
 def _nothing(place: Place) -> None:
@@ -114,6 +118,39 @@ def _with_bloated(place: Place) -> None:
     _with_base(place)
     with place.open() as store:
         store.import_path(place.sources / "bloated", name="runs/bloated", base="base")
+
+
+def _with_tuned_base(place: Place) -> None:
+    with Store.init(place.store) as store:
+        store.add_base("base", place.sources / "tuned" / "base")
+        store.import_path(place.sources / "first", name="runs/first")
+
+
+def _with_lost(place: Place) -> None:
+    with Store.init(place.store) as store:
+        store.add_base("base", place.sources / "tuned" / "base", keep="copy")
+        store.import_path(place.sources / "tuned" / "lost", name="runs/lost", base="base")
+    _once(place)
+
+
+def _once(place: Place) -> None:
+    """Load what takes long to load, and start its threads, before a process is forked."""
+    _optimize(place.at(Path(shutil.copytree(place.work, place.work.parent / "loaded"))))
+    shutil.rmtree(place.work.parent / "loaded")
+
+
+def _import_encoded(place: Place) -> None:
+    """The adapter's shard first, then one of objects stored against the base, and against both."""
+    with place.open() as store:
+        store.import_path(place.sources / "tuned" / "both", name="runs/both", base="base")
+        assert made.used(store, "runs/both") >= {"delta", "lowrank", "base"}
+
+
+def _optimize(place: Place) -> None:
+    """Factors that are found are durable before what is stored against them."""
+    with place.open() as store:
+        store.optimize(["runs/lost"])
+        assert "lowrank" in made.used(store, "runs/lost")
 
 
 def _import(source: str, name: str, base: str | None = None) -> Callable[[Place], object]:
@@ -242,10 +279,25 @@ VERBS: Final = (
         FIRST,
         {**FIRST, "runs/adapter": "adapter"},
     ),
+    Verb(
+        "import-encoded",
+        _with_tuned_base,
+        _import_encoded,
+        FIRST,
+        {**FIRST, "runs/both": "tuned/both"},
+    ),
+    Verb(
+        "optimize",
+        _with_lost,
+        _optimize,
+        {"runs/lost": "tuned/lost", "bases/base": "tuned/base"},
+        {"runs/lost": "tuned/lost", "bases/base": "tuned/base"},
+    ),
     Verb("tag", _with_first, _calling(lambda store, place: store.tag("runs/first", ("best",))), FIRST, FIRST),
 )
 
 SINGLE: Final = ("first", "second", "third", "large", "base", "bloated", "adapter")
+BELOW: Final = ("runs/x", "runs/y", "runs/z", "tuned/base", "tuned/both", "tuned/lost")
 BY_NAME: Final = {verb.name: verb for verb in VERBS}
 
 
@@ -253,7 +305,7 @@ class Expected:
     """What the sources hold, read once."""
 
     def __init__(self, sources: Path) -> None:
-        self.trees = {name: tree_of(sources / name) for name in (*SINGLE, "runs/x", "runs/y", "runs/z")}
+        self.trees = {name: tree_of(sources / name) for name in (*SINGLE, *BELOW)}
         self.files = {name: files_of(tree) for name, tree in self.trees.items()}
 
 
