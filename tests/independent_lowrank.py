@@ -207,7 +207,9 @@ def update_of(text: str, left: bytes, right: bytes) -> Update:
     scale = value_of(int(scale_text, 16), "F32")
     assert scale is not None
     first = numbers(left, left_type, height, rank)
-    second = numbers(right, right_type, rank, width)
+    second = numbers(right, right_type, *((width, rank) if form == "across" else (rank, width)))
+    if form == "across":
+        second = transposed(second)
     if form == "transposed":
         first, second = transposed(second), transposed(first)
         left_type, right_type = right_type, left_type

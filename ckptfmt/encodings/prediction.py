@@ -30,11 +30,13 @@ MAX_STAGES: Final = 4
 MAX_TEXT: Final = 2000
 MAX_RIGHT: Final = 1 << 24
 """Elements of a factor that is held in memory."""
+FORMS: Final = frozenset({"product", "transposed", "across"})
+"""The update is U x V; its transpose; U times the transpose of V, which is stored (columns, rank)."""
 NOISES: Final = range(-100, 101)
 _NUMBER: Final = "(0|[1-9][0-9]{0,11})"
 _HEAD: Final = re.compile(rf"(BF16|F16|F32):(BF16|F16|F32):{_NUMBER}x{_NUMBER}:(0|-?[1-9][0-9]{{0,2}})", re.ASCII)
 _STAGE: Final = re.compile(
-    rf"{_NUMBER}:(product|transposed):{_NUMBER}x{_NUMBER}x{_NUMBER}:([\w>]+):([\w>]+):([0-9a-f]{{8}}):([-\w]+)",
+    rf"{_NUMBER}:(product|transposed|across):{_NUMBER}x{_NUMBER}x{_NUMBER}:([\w>]+):([\w>]+):([0-9a-f]{{8}}):([-\w]+)",
     re.ASCII,
 )
 _HELD_WIDTHS: Final = {name: layout.width for name, layout in FLOATS.items()}
@@ -42,7 +44,7 @@ _HELD_WIDTHS: Final = {name: layout.width for name, layout in FLOATS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One update: U x V x scale, or its transpose, added to some rows.
+    """One update: a product of U and V, scaled, added to some rows.
 
     Attributes:
         begin: first row that it is added to.
@@ -53,7 +55,7 @@ class Stage:
         right: likewise V; both are floats, or both integers.
         scale: bits of a float32; for integers a positive power of two.
         rule: a key of `rounding.RULES`.
-        transposed: whether the update is the transpose of the product.
+        form: a member of `FORMS`.
     """
 
     begin: int
@@ -64,19 +66,18 @@ class Stage:
     right: str
     scale: int
     rule: str
-    transposed: bool = False
+    form: str = "product"
 
     @property
     def name(self) -> str:
         """`<begin>:<form>:<rows>x<rank>x<columns>:<U's type>:<V's type>:<scale>:<rule>`."""
-        form = "transposed" if self.transposed else "product"
         shape = f"{self.rows}x{self.rank}x{self.columns}"
-        return f"{self.begin}:{form}:{shape}:{self.left}:{self.right}:{self.scale:08x}:{self.rule}"
+        return f"{self.begin}:{self.form}:{shape}:{self.left}:{self.right}:{self.scale:08x}:{self.rule}"
 
     @property
     def shape(self) -> tuple[int, int]:
         """Shape of the update."""
-        return (self.columns, self.rows) if self.transposed else (self.rows, self.columns)
+        return (self.columns, self.rows) if self.form == "transposed" else (self.rows, self.columns)
 
     def lengths(self) -> tuple[int, int]:
         """Bytes of U and of V."""
@@ -91,8 +92,8 @@ class Stage:
         """
         types = {FACTOR_TYPES[each].read if each in FACTOR_TYPES else each for each in (self.left, self.right)}
         known = types <= set(FLOATS) or types <= set(INTEGERS)
-        if not known or self.rule not in RULES:
-            raise FormatError(f"no prediction can be made by {self.name!r}: no such elements or no such rule")
+        if not known or self.rule not in RULES or self.form not in FORMS:
+            raise FormatError(f"no prediction can be made by {self.name!r}: no such elements, form or rule")
         scale = scale_of(self.scale)
         if self.left in INTEGERS and scale.mantissa != 1:
             raise FormatError(f"no prediction can be made by {self.name!r}: integers are scaled by powers of two")
@@ -238,7 +239,7 @@ def _parse_stage(text: str) -> Stage:
         raise FormatError(f"no prediction can be made by {text!r}")
     begin, form, rows, rank, columns, left, right, scale, rule = match.groups()
     shape = int(rows), int(rank), int(columns)
-    return Stage(int(begin), *shape, left, right, int(scale, 16), rule, form == "transposed")
+    return Stage(int(begin), *shape, left, right, int(scale, 16), rule, form)
 
 
 def _bytes_of(words: Any) -> Buffer:

@@ -56,9 +56,10 @@ class Update(NamedTuple):
 
 def read_right(stage: Stage, left: Source, right: Source) -> Words:
     """The right factor of a stage's product, as it is stored: V, or U where the product is transposed."""
-    if stage.transposed:
+    if stage.form == "transposed":
         return _Factor(FACTOR_TYPES[stage.left].stored, stage.rows, stage.rank, left).words(0, stage.rows)
-    return _Factor(FACTOR_TYPES[stage.right].stored, stage.rank, stage.columns, right).words(0, stage.rank)
+    rows, columns = (stage.columns, stage.rank) if stage.form == "across" else (stage.rank, stage.columns)
+    return _Factor(FACTOR_TYPES[stage.right].stored, rows, columns, right).words(0, rows)
 
 
 def prepare(stage: Stage, words: Words) -> Update:
@@ -70,14 +71,15 @@ def prepare(stage: Stage, words: Words) -> Update:
     rule = RULES[stage.rule]
     scale = ONE if rule.scaled_late else scale_of(stage.scale)
     types = FACTOR_TYPES[stage.left], FACTOR_TYPES[stage.right]
-    outer, inner = types[::-1] if stage.transposed else types
-    rows, columns = (stage.rank, stage.columns) if stage.transposed else (stage.rows, stage.rank)
+    transposed = stage.form == "transposed"
+    outer, inner = types[::-1] if transposed else types
+    rows, columns = (stage.rank, stage.columns) if transposed else (stage.rows, stage.rank)
     words = inner.numbers(words)
     parted = split(outer.read, (inner.read, largest_of(words, inner.read)), stage.rank, scale)
-    values = right_values(np.ascontiguousarray(words.T) if stage.transposed else words, parted)
-    end = stage.begin + (columns if stage.transposed else rows)
+    values = right_values(words if stage.form == "product" else np.ascontiguousarray(words.T), parted)
+    end = stage.begin + (columns if transposed else rows)
     late_scale = stage.scale if rule.scaled_late else None
-    return Update(stage.begin, end, stage.transposed, rows, columns, outer, values, parted, rule, late_scale)
+    return Update(stage.begin, end, transposed, rows, columns, outer, values, parted, rule, late_scale)
 
 
 class _Factor(NamedTuple):

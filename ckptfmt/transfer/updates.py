@@ -32,12 +32,14 @@ class Factors:
         right: the tensor (r, n).
         scaling: what their product is multiplied by.
         transposed: whether the update is the transpose of the product.
+        across: whether the tensor of the right factor is its transpose (n, r).
     """
 
     left: Held
     right: Held
     scaling: float
     transposed: bool
+    across: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +82,17 @@ def factors_of(config: Mapping[str, Any], tensors: Mapping[str, Held]) -> dict[s
             left, right = of.get(left_part), of.get(right_part)
             if left is None or right is None or not {left.dtype, right.dtype} <= _FLOATS:
                 continue
-            if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[0]:
+            if len(left.shape) != 2 or len(right.shape) != 2:
                 continue
+            across = left.shape[1] != right.shape[0]
+            if across:  # nanoGPT's embeddings: A is (vocabulary, rank), B is (width, rank), the update is A x B^T.
+                left, right = right, left
+                if left.shape[1] != right.shape[1]:
+                    continue
             scaling = _scaling(config, module, left.shape[1])
             if scaling is not None:
                 turned = left_part != "lora_B.weight" or bool(config.get("fan_in_fan_out"))
-                found[module] = Factors(left, right, scaling, turned)
+                found[module] = Factors(left, right, scaling, turned and not across, across)
     return found
 
 
@@ -153,7 +160,9 @@ def predictions(
 def _form(factors: Factors, shape: tuple[int, ...]) -> str | None:
     """Which way round the product is an update of this shape, and the shapes of its factors; None where it is none."""
     turned = factors.transposed
-    (rows, rank), columns = factors.left.shape, factors.right.shape[1]
+    (rows, rank), columns = factors.left.shape, factors.right.shape[0 if factors.across else 1]
+    if factors.across:
+        return f"across:{rows}x{rank}x{columns}" if (rows, columns) == shape else None
     if rows != columns:
         turned = (rows, columns) != shape
     if ((columns, rows) if turned else (rows, columns)) != shape:
@@ -189,14 +198,14 @@ def noise_of(factors: Factors, read: Callable[[Held], bytes]) -> int | None:
     """
     import numpy as np  # noqa: PLC0415
 
-    grams = []
-    for held, by_rows in ((factors.left, False), (factors.right, True)):
+    grams, columns = [], factors.right.shape[0 if factors.across else 1]
+    for held, by_rows in ((factors.left, False), (factors.right, not factors.across)):
         with np.errstate(all="ignore"):
             values = _as_float64(read(held), held.dtype).reshape(held.shape)
             values = values if by_rows else values.T
             grams.append(values @ values.T)
     with np.errstate(all="ignore"):
-        mean_square = float(np.sum(grams[0] * grams[1])) / (factors.left.shape[0] * factors.right.shape[1])
+        mean_square = float(np.sum(grams[0] * grams[1])) / (factors.left.shape[0] * columns)
     size = abs(factors.scaling) * math.sqrt(mean_square) if mean_square > 0 else 0.0
     if not math.isfinite(size) or size < 1e-30:
         return None

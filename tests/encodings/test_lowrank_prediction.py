@@ -86,8 +86,8 @@ def predictions(draw: st.DrawFn) -> tuple[str, list[bytes]]:
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 4]))):
         begin = draw(st.integers(0, rows - 1))
         height = draw(st.integers(1, rows - begin))
-        form = draw(st.sampled_from(["product", "transposed"]))
-        shape = (height, columns) if form == "product" else (columns, height)
+        form = draw(st.sampled_from(["product", "transposed", "across"]))
+        shape = (columns, height) if form == "transposed" else (height, columns)
         counts = shape[0] * rank, rank * shape[1]
         if draw(st.booleans()):
             types = [draw(st.sampled_from(FACTORS)) for _ in range(2)]
@@ -261,6 +261,18 @@ def test_adapters_one_after_another_and_a_transposed_one() -> None:
     assert missed(prediction, Merge(bytes_of(merged), tensors), "F16") <= 1e-3
 
 
+def test_an_embedding_whose_factors_are_both_by_rows() -> None:
+    """As some trainers write it: U (vocabulary, rank) times the transpose of V (width, rank)."""
+    generator = torch.Generator().manual_seed(5)
+    weight = (torch.randn(900, 80, generator=generator) * 0.02).to(torch.bfloat16)
+    left, right = (torch.randn(*shape, generator=generator) * 0.02 for shape in ((900, 6), (80, 6)))
+    merged = weight.clone()
+    merged += left @ right.T * 0.3
+    text = f"|BF16:BF16:900x80:-30|0:across:900x6x80:F32:F32:{scale_text(0.3)}:once"
+    made = Merge(bytes_of(merged), [bytes_of(each) for each in (weight, left, right)])
+    assert missed(parse_prediction(text), made, "BF16") <= 1e-4
+
+
 def test_a_base_that_was_loaded_in_float32_and_saved_in_bf16() -> None:
     generator = torch.Generator().manual_seed(3)
     weight = (torch.randn(64, 80, generator=generator) * 0.02).to(torch.bfloat16)
@@ -412,6 +424,7 @@ GOOD = "|BF16:BF16:4x6:-30|0:product:4x2x6:F32:F32:40000000:once"
         GOOD.replace("once", "twice"),
         GOOD.replace("once", "twice-F32"),
         GOOD.replace("product", "transposed"),
+        GOOD.replace("product", "acros"),
         GOOD.replace("F32:F32", "F32:I16"),
         GOOD.replace("F32:F32", "U8:U8"),
         GOOD.replace("F32:F32", "F32>F32:F32"),
