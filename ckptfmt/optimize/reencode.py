@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from torch.linalg import LinAlgError
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.chooser import compare
