@@ -15,6 +15,7 @@ from ckptfmt.errors import InvalidInput
 from ckptfmt.store.store import open_store
 from tests.fixtures.common import quiet, train
 from tests.fixtures.hf import Kind, new_model
+from tests.fixtures.nanogpt import LORA, Gpt
 from tests.transfer.trees import photograph
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -313,6 +314,31 @@ def test_where_the_stages_before_are_found(store: Store, tmp_path: Path, where: 
     assert logical > 10_000 and stored < logical / 40
     assert {len(each.stages) for each in predictions_of(store)} == {2}
     comes_back(store, "merged", merged, tmp_path / "back")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lora_inside_a_universal_checkpoint(store: Store, tmp_path: Path, dtype: str) -> None:
+    """Saved merged after it was saved with LoRA in it: linear layers and the embedding, whose factors are both by rows.
+
+    That family multiplies in the dtype of its weights.
+    """
+    torch.manual_seed(0)
+    model = Gpt({**LORA, "n_embd": 96}).to(DTYPES[dtype])
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(0, 0.03)
+    for name, state in (("before", model.state_dict()), ("merged", model.get_merged_state_dict())):
+        (tmp_path / name).mkdir()
+        document = {"model": state, "model_args": {**LORA, "n_embd": 96}, "iter_num": 1, "best_val_loss": 1.0}
+        torch.save(document, tmp_path / name / "ckpt.pt")
+    store.import_checkpoint(tmp_path / "before", "run/1")
+    store.import_checkpoint(tmp_path / "merged", "run/2")
+    logical, stored = lowrank_of(store, "run/2")
+    updated = [tensor for tensor in model.get_merged_state_dict() if tensor.endswith(("c_attn.weight", "wte.weight"))]
+    found = predictions_of(store)
+    assert len(found) == len(updated) == 3 and {each.stages[0].form for each in found} == {"product", "across"}
+    assert stored < logical / (4 if dtype == "float32" else 40)
+    comes_back(store, "run/2", tmp_path / "merged", tmp_path / "back")
 
 
 def test_a_stage_that_leaves_modules_alone(store: Store, tmp_path: Path) -> None:
