@@ -57,27 +57,55 @@ def source(data: bytes) -> Source:
     return lambda begin, end: memoryview(data)[begin:end]
 
 
+class Plan(NamedTuple):
+    base: str
+    adapter: str
+    rank: int = 16
+    scale: float = 2.0
+    narrow: bool = False
+    stages: int = 1
+
+    @property
+    def name(self) -> str:
+        factors = f"{self.adapter}, merged as {self.base}" if self.narrow else self.adapter
+        stages = f", {self.stages} stages" if self.stages > 1 else ""
+        return f"{self.base}, adapter {factors}, r={self.rank}, s={self.scale:.4g}{stages}"
+
+
+PLANS = [
+    *(Plan(base, adapter) for base in TYPES for adapter in ("F32", "BF16") if (base, adapter) != ("F32", "BF16")),
+    Plan("BF16", "F32", 8, 16 / math.sqrt(8)),
+    Plan("BF16", "F32", 64, 16 / math.sqrt(64)),
+    Plan("F16", "F32", 64),
+    Plan("BF16", "F32", narrow=True),
+    Plan("F16", "F32", narrow=True),
+    *(Plan(base, "F32", stages=stages) for base in TYPES for stages in (2, 4)),
+]
+
+
 def cases() -> Iterator[Case]:
-    plans = [
-        (base, adapter, 16, 2.0) for base in TYPES for adapter in ("F32", "BF16") if (base, adapter) != ("F32", "BF16")
-    ]
-    plans += [("BF16", "F32", 8, 16 / math.sqrt(8)), ("BF16", "F32", 64, 16 / math.sqrt(64)), ("F16", "F32", 64, 2.0)]
-    for base, adapter, rank, scale in plans:
+    for plan in PLANS:
         generator = torch.Generator().manual_seed(0)
-        weight = (torch.randn(SIDE, SIDE, generator=generator) * 0.02).to(TYPES[base])
-        left = (torch.randn(SIDE, rank, generator=generator) * (0.02 / math.sqrt(rank))).to(TYPES[adapter])
-        right = (torch.randn(rank, SIDE, generator=generator) / math.sqrt(SIDE)).to(TYPES[adapter])
-        update = (left.float() @ right.float()) * scale
-        merged = weight.clone()
-        merged += update.to(TYPES[adapter])
-        rule = "once" if adapter == "F32" else f"twice-{adapter}"
-        bits = struct.pack(">f", scale).hex()
+        weight = (torch.randn(SIDE, SIDE, generator=generator) * 0.02).to(TYPES[plan.base])
+        merged, tensors, texts, size = weight.clone(), [weight], [], 0.0
+        # A 16-bit update is rounded to what its factors were multiplied as; in float32 it is not.
+        held = plan.base if plan.narrow else plan.adapter
+        read = f"{plan.adapter}>{held}" if plan.narrow else plan.adapter
+        rule = "once" if held == "F32" else f"twice-{held}"
+        for _ in range(plan.stages):
+            left = (torch.randn(SIDE, plan.rank, generator=generator) * (0.02 / math.sqrt(plan.rank))).to(
+                TYPES[plan.adapter]
+            )
+            right = (torch.randn(plan.rank, SIDE, generator=generator) / math.sqrt(SIDE)).to(TYPES[plan.adapter])
+            update = (left.to(TYPES[held]).float() @ right.to(TYPES[held]).float()) * plan.scale
+            merged += update.to(TYPES[held])
+            tensors += [left, right]
+            bits, size = struct.pack(">f", plan.scale).hex(), float(update.std())
+            texts.append(f"0:product:{SIDE}x{plan.rank}x{SIDE}:{read}:{read}:{bits}:{rule}")
         # A float32 product is off by about 2^-24 of the update.
-        noise = math.floor(math.log2(float(update.std()))) - 24
-        stage = f"0:product:{SIDE}x{rank}x{SIDE}:{adapter}:{adapter}:{bits}:{rule}"
-        prediction = parse_prediction(f"|{base}:{base}:{SIDE}x{SIDE}:{noise}|{stage}")
-        sources = [source(raw(each)) for each in (weight, left, right)]
-        yield Case(f"{base}, adapter {adapter}, r={rank}, s={scale:.4g}", base, raw(merged), prediction, sources)
+        noise = math.floor(math.log2(size)) - 24
+        prediction = parse_prediction("|".join(("", f"{plan.base}:{plan.base}:{SIDE}x{SIDE}:{noise}", *texts)))
+        yield Case(plan.name, plan.base, raw(merged), prediction, [source(raw(each)) for each in tensors])
 
 
 def measure(case: Case, threads: int) -> None:
