@@ -173,7 +173,7 @@ def _repeated(shrunk: Numbers, rank: int) -> int:
     mean, usual = float(strengths.mean()), float(np.quantile(strengths, 0.25))
     if rank == 0 or float(strengths[-rank:].mean()) < _REPEATED * mean:
         return 0
-    return int(np.count_nonzero(strengths > max(2 * usual, 0.1 * mean)))
+    return int(np.count_nonzero(strengths > max(2 * usual, 0.01 * mean)))
 
 
 def _standing_out(values: Numbers, shape: tuple[int, int]) -> int:

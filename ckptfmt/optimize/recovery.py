@@ -19,7 +19,7 @@ from ckptfmt.encodings.delta import DELTA
 from ckptfmt.encodings.prediction import Prediction, Stage
 from ckptfmt.encodings.references import Reference
 from ckptfmt.encodings.words import Words
-from ckptfmt.optimize.fitting import Fit, next_scale
+from ckptfmt.optimize.fitting import Fit, Misses, next_scale
 from ckptfmt.optimize.intervals import BYTES, Pair, rules_for
 from ckptfmt.optimize.probe import probe
 from ckptfmt.optimize.quantize import Choice, Integers, choose_step, refined, sampled_bits
@@ -27,14 +27,18 @@ from ckptfmt.optimize.quantize import Choice, Integers, choose_step, refined, sa
 SMALLEST: Final = 1 << 14
 """Elements of a matrix below which factors save nothing worth a search."""
 _PROBED: Final = (512, 1024)
-_FIRST_SWEEPS: Final = 4
-_MOST_SWEEPS: Final = 12
+_FIRST_SWEEPS: Final = 3
+_MOST_SWEEPS: Final = 20
+_FALL: Final = 8
+"""How much smaller the scale of a sweep may be than that of the one before."""
+_FINE: Final = 0.6
+"""A fit is good enough when its error is this part of what rounding the factors changes."""
+_STANDS: Final = 0.8
+"""An error that falls less than to this part stands still."""
 _RULE_STEPS: Final = 3
 _GROWN_AT_ONCE: Final = 8
 _WORTH: Final = 0.8
 """Factors must take no more than this part of what the tensor takes otherwise: both are estimates."""
-_SETTLED: Final = 0.99
-"""A round that leaves more than this part of the bits is the last one."""
 _MEMORY_BYTES: Final = 5 << 28
 """What the normal equations of all columns may take."""
 _DELTA_SAMPLE: Final = 1 << 19
@@ -171,32 +175,37 @@ class _Search:
 
     def run(self, at_most_bits: float) -> Choice | None:
         """Fit, find rule and rank, round, and fit again with the roundings' error in view."""
-        scale = self._swept(next_scale(self._fit.misses(), 0.0), _FIRST_SWEEPS - 1, 0.0)
+        scale = next_scale(self._fit.misses(), 0.0)
+        for _ in range(_FIRST_SWEEPS):
+            scale = next_scale(self._swept(scale), scale / _FALL)
         if self._choose_rule():
             scale = next_scale(self._fit.misses(), 0.0)
-        scale = self._swept(scale, 1, 0.0)
-        best = self._rounded(None)
-        while best is not None and self.sweeps < _MOST_SWEEPS:
-            floor = _QUANTIZED * best.integers.error
-            grown = self._grow(max(scale, floor))
-            scale = self._swept(max(scale, floor), 2 if grown else 1, floor)
+        best, last = None, Misses(math.inf, math.inf)
+        while self.sweeps < _MOST_SWEEPS:
+            misses = self._swept(scale)
+            best = self._rounded(None if best is None else best.integers.exponent)
+            if best is None:
+                return None
+            error, scale = best.integers.error, next_scale(misses, scale / _FALL)
+            still = misses.error > _STANDS * last.error and misses.share > _STANDS * last.share
+            if misses.error < _FINE * error or still:
+                if not self._grow(max(scale, _QUANTIZED * error)):
+                    break
+                misses = self._fit.misses()
+            last = misses
+        if best is not None:
+            self._swept(_QUANTIZED * best.integers.error)
             found = self._rounded(best.integers.exponent)
-            if found is None or (found.bits > _SETTLED * best.bits and not grown):
-                best = found if found is not None and found.bits < best.bits else best
-                break
-            best = found
+            best = found if found is not None and found.bits < best.bits else best
         if best is None or best.bits > _WORTH * at_most_bits:
             return None
         return refined(self._fit, best)
 
-    def _swept(self, scale: float, count: int, floor: float) -> float:
-        for _ in range(count):
-            if scale <= 0:
-                break
-            misses = self._fit.sweep(scale)
-            self.sweeps += 1
-            scale = next_scale(misses, max(floor, scale / 8))
-        return scale
+    def _swept(self, scale: float) -> Misses:
+        if scale <= 0:
+            return Misses(0.0, 0.0)
+        self.sweeps += 1
+        return self._fit.sweep(scale)
 
     def _rounded(self, exponent: int | None) -> Choice | None:
         """Round the factors; directions that do not pay are left out, and none are looked for any more."""

@@ -83,6 +83,17 @@ def test_directions_too_weak_to_be_seen_at_first_are_found_later() -> None:
     assert found.rank == 5
 
 
+@pytest.mark.parametrize("element", TYPES)
+def test_singular_values_may_fall_by_magnitudes(element: str) -> None:
+    base = base_of(*SHAPE, element)
+    update = (normal(SHAPE[0], 12, seed=1) * 0.6 ** torch.arange(12.0)) @ normal(12, SHAPE[1], seed=2) * 3e-4
+    merged = merge(base, update)
+    found = recover(words_of(base), words_of(merged), element)
+    assert found is not None
+    assert found.rank <= 12
+    assert stored_bytes(words_of(base), words_of(merged), found)[1] < (0.1 if element == "F32" else 0.03)
+
+
 def test_the_type_that_was_added_to_may_be_another() -> None:
     base = base_of(*SHAPE, "F32")
     merged = merge(base, update_of(*SHAPE, 4, 1e-3)).bfloat16()
