@@ -1,0 +1,78 @@
+"""One large tensor taken in against its base, in a process of its own, and the memory that this takes.
+
+Run as a program it prints a line of JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+CHUNK: Final = 64 << 20
+NAME: Final = "model.layers.0.mlp.up_proj.weight"
+
+
+def write(directory: Path, rows: int, columns: int, *, moved: bool) -> None:
+    """A BF16 matrix of Gaussian weights; `moved`: one in twenty is a step or two off."""
+    directory.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    words = (random.normal(0, 0.02, CHUNK // 2).astype("<f4").view("<u4") >> 16).astype("<u2")
+    length = rows * columns * 2
+    header = json.dumps({NAME: {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [0, length]}}).encode()
+    header += b" " * (-len(header) % 8)
+    with (directory / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for number, begin in enumerate(range(0, length, CHUNK)):
+            chunk = np.roll(words, 12_345 * number)
+            if moved:
+                chunk[random.integers(0, len(chunk), len(chunk) // 20)] += np.uint16(1 + number % 2)
+            file.write(chunk[: min(CHUNK, length - begin) // 2].tobytes())
+    (directory / "config.json").write_text('{"model_type":"llama","architectures":["LlamaForCausalLM"]}')
+
+
+def peak() -> int:
+    """The most memory that this process had, in bytes: not that of the one that started it, as getrusage has it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("no VmHWM")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main(verb: str, place: str) -> None:
+    from ckptfmt import Store
+
+    directory, before = Path(place), peak()
+    begin = time.monotonic()
+    with Store.open(directory / "store") as store:
+        if verb == "base":
+            store.add_base("base", directory / "base")
+        elif verb == "import":
+            store.import_checkpoint(directory / "run", "run", base="base")
+        else:
+            store.restore("run", directory / "back")
+        found = {
+            "before": before,
+            "peak": peak(),
+            "seconds": round(time.monotonic() - begin, 1),
+            "encodings": {
+                name: [each.logical_bytes, each.stored_bytes] for name, each in store.show("run").encodings.items()
+            }
+            if verb != "base"
+            else {},
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

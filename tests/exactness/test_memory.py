@@ -1,0 +1,75 @@
+"""Large tensors, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptfmt import Store
+from tests.exactness import large
+from tests.exactness.child import ROOT
+
+ONE_GB = 1 << 30
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Gone afterwards: it holds gigabytes."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def run(verb: str, place: Path) -> Any:
+    program = [sys.executable, "-m", "tests.exactness.large", verb, str(place)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    print(f"{verb}: {found['peak'] / 2**20:.0f} MiB at most, {found['seconds']} s, {found['encodings']}")
+    return found
+
+
+def there_and_back(place: Path, rows: int, columns: int) -> dict[str, Any]:
+    with Store.init(place / "store"):
+        pass
+    large.write(place / "base", rows, columns, moved=False)
+    large.write(place / "run", rows, columns, moved=True)
+    found = {verb: run(verb, place) for verb in ("base", "import", "restore")}
+    for name in ("model.safetensors", "config.json"):
+        assert large.sha256_of(place / "back" / name) == large.sha256_of(place / "run" / name)
+    logical, stored = found["import"]["encodings"]["delta"]
+    assert logical == 2 * rows * columns and stored < logical / 4
+    return found
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_tensor_of_one_gigabyte_takes_less_memory_than_it_has(place: Path) -> None:
+    """Torture: writes 3 GB."""
+    found = there_and_back(place, 16384, 32768)
+    assert found["import"]["peak"] <= ONE_GB
+    assert found["restore"]["peak"] <= ONE_GB
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_tensor_of_more_than_four_gigabytes_comes_back(place: Path) -> None:
+    """Torture: writes 16 GB."""
+    found = there_and_back(place, 40960, 65536 + 3)
+    assert found["import"]["peak"] <= ONE_GB
+    assert found["restore"]["peak"] <= ONE_GB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_tensor_of_many_frames_takes_the_memory_of_a_few(place: Path) -> None:
+    """96 MiB: whoever held all of the tensor, of its base and of what they are made into would take twice as much."""
+    found = there_and_back(place, 4096, 12288)
+    assert found["import"]["peak"] < 400 << 20
