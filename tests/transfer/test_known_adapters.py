@@ -316,6 +316,20 @@ def test_where_the_stages_before_are_found(store: Store, tmp_path: Path, where: 
     comes_back(store, "merged", merged, tmp_path / "back")
 
 
+def test_adapters_that_came_later_are_found_by_optimize(store: Store, tmp_path: Path) -> None:
+    made = Chain(tmp_path / "made", "bfloat16", 2)
+    store.add_base("base", made.base)
+    store.import_checkpoint(made.adapters[0], "first", base="base")
+    store.import_checkpoint(made.merged, "merged", base="base", parent="first", how="continue")
+    assert lowrank_of(store, "merged") == (0, 0)
+    store.import_checkpoint(made.adapters[1], "second", base="base", parent="first", how="continue")
+    store.optimize(["merged"], recovery=False, again=True)
+    logical, stored = lowrank_of(store, "merged")
+    assert logical > 10_000 and stored < logical / 40
+    assert {len(each.stages) for each in predictions_of(store)} == {2}
+    comes_back(store, "merged", made.merged, tmp_path / "back")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lora_inside_a_universal_checkpoint(store: Store, tmp_path: Path, dtype: str) -> None:
     """Saved merged after it was saved with LoRA in it: linear layers and the embedding, whose factors are both by rows.
