@@ -6,6 +6,8 @@ import os
 from dataclasses import replace
 from typing import Final, get_args
 
+from msgspec import structs
+
 from ckptfmt.api.optimizing import foresee, optimize
 from ckptfmt.api.results import (
     CheckpointReport,
@@ -131,9 +133,7 @@ def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress)
             failed.append(FailedPart(each.source, each.ref, error.code, error.message, error.hint, error.exit_code))
             continue
         done[each.ref] = imported.digest
-        if options.effort == "max" and imported.new:
-            optimize(store, [each.ref], recovery=True, again=False, device="cpu", progress=progress)
-        reports.append(describe_import(store, imported))
+        reports.append(_improved(store, imported, options, progress))
     return ImportReport(
         logical_bytes=sum(report.logical_bytes for report in reports),
         new_bytes=sum(report.new_bytes for report in reports),
@@ -141,6 +141,24 @@ def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress)
         failed=tuple(failed),
         left=plan.left,
     )
+
+
+def _improved(store: Store, imported: Imported, options: Options, progress: Progress) -> CheckpointReport:
+    """What an import came to, after what its effort and its adapters ask for beyond it."""
+    search = options.effort == "max" and bool(imported.new)
+    notes: tuple[str, ...] = ()
+    saved = 0
+    if search or imported.given:
+        done = optimize(
+            store, [imported.ref], recovery=search, again=False, device="cpu", progress=progress, given=imported.given
+        )
+        saved = done.before_bytes - done.after_bytes
+        if saved:
+            notes += ("the copies from before it was stored again stay until gc takes them away",)
+    report = describe_import(store, imported)
+    if imported.given and "lowrank" not in report.encodings:
+        notes += (f"--adapter {options.adapter}: nothing was stored against it; it was not merged into this",)
+    return structs.replace(report, notes=(*report.notes, *notes), new_bytes=max(0, report.new_bytes - saved))
 
 
 def _import_one(store: Store, planned: Planned, options: Options, done: dict[str, str], progress: Progress) -> Imported:
@@ -170,7 +188,7 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         files=len(manifest.files),
         tensors=len(manifest.tensors),
         opaque=tuple(OpaqueFile(file.path, file.reason) for file in manifest.files if file.reason),
-        notes=(*manifest.notes, *imported.notes),
+        notes=manifest.notes,
         logical_bytes=logical_bytes(manifest),
         new_bytes=imported.new_bytes,
         encodings=encodings_of(store, objects_of(manifest)),

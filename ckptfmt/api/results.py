@@ -72,6 +72,7 @@ class OptimizeReport(msgspec.Struct, frozen=True):
     before_bytes: int
     after_bytes: int
     checkpoints: tuple[OptimizedCheckpoint, ...]
+    failed: tuple[FailedPart, ...] = ()
 
 
 class CheckpointReport(msgspec.Struct, frozen=True):

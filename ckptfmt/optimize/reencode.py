@@ -19,12 +19,13 @@ from typing import Final
 import numpy as np
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from ckptfmt.digest import FRAME_BYTES, Buffer
+from ckptfmt.digest import FRAME_BYTES, Buffer, digest_of
 from ckptfmt.encodings.chooser import compare
 from ckptfmt.encodings.prediction import Prediction
 from ckptfmt.encodings.references import parse_reference
 from ckptfmt.encodings.words import Words
 from ckptfmt.errors import FormatError
+from ckptfmt.format import documents
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.shard import MAX_DEPTH, ShardObject
 from ckptfmt.optimize.probe import probe
@@ -39,6 +40,7 @@ from ckptfmt.store.publish import pinned
 from ckptfmt.store.shards import ShardWriter
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.likely import find_likely, trusted_files
+from ckptfmt.transfer.predicting import Known
 from ckptfmt.transfer.references import (
     DELTA,
     LOWRANK,
@@ -52,8 +54,8 @@ from ckptfmt.transfer.references import (
 )
 from ckptfmt.transfer.sinks import Place
 
-_KIND: Final = "optimized"
-_STAMP: Final = "1"
+_QUICK: Final = "optimized-quick"
+_SEARCHED: Final = "optimized-searched"
 _FLOATS: Final = frozenset({"BF16", "F16", "F32"})
 _MUST_SAVE: Final = 0.9
 _SHORTEST_SIDE: Final = 32
@@ -87,7 +89,15 @@ class _Tally:
 
 
 def optimize(
-    store: Store, digest: str, name: str, *, recovery: bool, again: bool, device: str, progress: Progress
+    store: Store,
+    digest: str,
+    name: str,
+    *,
+    recovery: bool,
+    again: bool,
+    device: str,
+    progress: Progress,
+    given: tuple[Known, ...] = (),
 ) -> Optimized:
     """Store the objects of a checkpoint again where that makes them smaller.
 
@@ -99,6 +109,7 @@ def optimize(
         again: try also what was tried before.
         device: where to look, as torch names it.
         progress: told of decoded bytes; may raise to stop: what was stored by then stays.
+        given: adapters that may have been merged into it, beside those of the store.
 
     Raises:
         NotFound, IntegrityError: the checkpoint cannot be read.
@@ -108,8 +119,8 @@ def optimize(
     before = _taken(store, manifest)
     tally = _Tally()
     with pinned(store, digest), ThreadPoolExecutor(os.cpu_count() or 1, "encode") as pool:
-        work = _Work(store, manifest, digest, name, pool, recovery=recovery, device=device)
-        places = [place for place in work.subject.tensors if again or not work.was_tried(place)]
+        work = _Work(store, manifest, digest, name, pool, recovery=recovery, device=device, again=again, given=given)
+        places = [place for place in work.subject.tensors if any(work.to_try(place))]
         progress.begin(f"optimize {name}", sum(work.subject.tensors[place].length for place in places))
         try:
             for place in places:
@@ -131,16 +142,29 @@ class _Work:
     """One checkpoint's tensors, and the writer that takes what is smaller."""
 
     def __init__(
-        self, store: Store, manifest: Manifest, digest: str, name: str, pool: Executor, *, recovery: bool, device: str
+        self,
+        store: Store,
+        manifest: Manifest,
+        digest: str,
+        name: str,
+        pool: Executor,
+        *,
+        recovery: bool,
+        device: str,
+        again: bool,
+        given: tuple[Known, ...],
     ) -> None:
         self._store = store
         self._pool = pool
         self._recovery = recovery
         self._device = device
+        self._again = again
         self._catalog = store.catalog()
         self._objects = store.objects(all_outside(store, manifest.base))
         self.subject = standing(manifest, self._objects)
         like, outside = _like(store, self.subject, manifest, digest, name)
+        like = Like(like.models, (*given, *like.adapters))
+        self._models, self._all = _stamps(like)
         self._references = References(store, self.subject, like, outside)
         self._writer = self._new_writer()
         self._waiting = 0
@@ -164,17 +188,18 @@ class _Work:
     def _flush(self) -> None:
         self._writer.flush()
         if not self._writer.failed:
-            self._store.facts().remember(_KIND, [(digest, self._stamp(), b"") for digest in self._tried])
+            facts = self._store.facts()
+            facts.remember(_QUICK, [(digest, self._all, b"") for digest in self._tried])
+            if self._recovery:
+                facts.remember(_SEARCHED, [(digest, self._models, b"") for digest in self._tried])
             self._tried.clear()
 
-    def _stamp(self) -> str:
-        return f"{_STAMP}-{'recovery' if self._recovery else 'quick'}"
-
-    def was_tried(self, place: Place) -> bool:
-        """Whether an earlier run looked at the same object as closely."""
-        digest = self.subject.taken[place]
-        stamps = {self._stamp(), f"{_STAMP}-recovery"}
-        return any(self._store.facts().fact(_KIND, digest, stamp) is not None for stamp in stamps)
+    def to_try(self, place: Place) -> tuple[bool, bool]:
+        """What no earlier run did with the same models and adapters: store quickly, search for factors."""
+        digest, facts = self.subject.taken[place], self._store.facts()
+        quick = self._again or facts.fact(_QUICK, digest, self._all) is None
+        searched = not self._again and facts.fact(_SEARCHED, digest, self._models) is not None
+        return quick, self._recovery and not searched
 
     def improve(self, place: Place, tally: _Tally) -> None:
         """Store a tensor again where that is smaller."""
@@ -183,13 +208,15 @@ class _Work:
         if not copies or filling.length < 1 << 12:
             return
         tally.tried += 1
+        may_store, may_search = self.to_try(place)
         now = copies[0].stored.stored_bytes()
         against = [each for each in self._references(place) if digest not in each.reaches]
-        if quick := self._quick(place, filling, against, now):
+        quick = self._quick(place, filling, against, now) if may_store else None
+        if quick is not None:
             self._write(digest, filling, [quick])
             tally.smaller += 1
             now = self._writer.stored(digest).stored_bytes()
-        if self._recovery and copies[0].stored.encoding != LOWRANK and (quick is None or quick.encoding != LOWRANK):
+        if may_search and copies[0].stored.encoding != LOWRANK and (quick is None or quick.encoding != LOWRANK):
             found = self._recovered(digest, filling, against, now)
             if found is not None:
                 self._settle()
@@ -301,6 +328,14 @@ def _like(store: Store, subject: Subject, manifest: Manifest, digest: str, name:
         outside = likely.outside
     models += [each for each in before if each not in models]
     return Like(tuple(models), tuple(known_adapters(store, before))), outside
+
+
+def _stamps(like: Like) -> tuple[str, str]:
+    """What stands for the models that tensors are compared with, and for these and the adapters."""
+    models = sorted(digest_of(documents.encode(document)) for document in like.models)
+    updates = [update for known in like.adapters for update in known.updates.values()]
+    factors = sorted({f"{update.left.digest}{update.right.digest}" for update in updates})
+    return digest_of("".join(models).encode()), digest_of("".join([*models, *factors]).encode())
 
 
 def _words(data: Buffer, filling: Filling) -> Words:

@@ -65,7 +65,7 @@ class Imported:
         digest: the manifest's id.
         manifest: what was made of it.
         likely: what it was stored against because it was probably made from that, though nobody said so.
-        notes: what a user should know of how it was stored.
+        given: the adapters that were given and that nothing was stored against.
         new: digests of the objects that were written for it.
         new_bytes: bytes that its new shards and its new manifest take.
     """
@@ -77,7 +77,7 @@ class Imported:
     new: tuple[str, ...]
     new_bytes: int
     likely: Likely | None = None
-    notes: tuple[str, ...] = ()
+    given: tuple[Known, ...] = ()
 
 
 def import_walked(
@@ -147,7 +147,7 @@ def import_walked(
         manifest=manifest,
         new=tuple(written.objects),
         new_bytes=written.size,
-        notes=_unused(options, given, written),
+        given=tuple(given) if given and not _used(given, written) else (),
         likely=likely if likely is not None and not written.against.isdisjoint(objects_of(likely.document)) else None,
     )
 
@@ -173,16 +173,11 @@ def _take_adapter(store: Store, options: Options, written: Written, sha_pool: Ex
     return [known for each in given for known in one_after_another(before, each)]
 
 
-def _unused(options: Options, given: list[Known], written: Written) -> tuple[str, ...]:
-    """Say so where an adapter that was given was of no use."""
-    digests = {
-        each.digest for known in given for factors in known.updates.values() for each in (factors.left, factors.right)
-    }
-    if not given or not written.objects or not digests.isdisjoint(written.against):
-        return ()
-    return (
-        f"--adapter {options.adapter}: nothing was stored against it; it was not merged into this onto a known base",
-    )
+def _used(given: list[Known], written: Written) -> bool:
+    """Whether something was stored against the adapters that were given."""
+    factors = [each for known in given for each in known.updates.values()]
+    digests = {held.digest for each in factors for held in (each.left, each.right)}
+    return not digests.isdisjoint(written.against)
 
 
 def _like(store: Store, ref: str, options: Options, likely: Likely | None) -> Like:

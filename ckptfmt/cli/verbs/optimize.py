@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ckptfmt.cli.errors import print_problem
 from ckptfmt.cli.output import Line
 from ckptfmt.cli.session import Session
 from ckptfmt.cli.text import count, ratio, size, table
 from ckptfmt.cli.verb import REF, verb
+from ckptfmt.cli.verbs.import_ import problem_of_part
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import OptimizeReport
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 @verb("optimize", example="ckptfmt optimize runs/exp1/stage-2\nckptfmt optimize --quick")
 @click.argument("refs", nargs=-1, metavar="[REF]...", type=REF)
 @click.option("--quick", is_flag=True, help="Do not look for lost adapters: only do what an import would do now.")
-@click.option("--again", is_flag=True, help="Try also what an earlier run tried: more adapters may be known now.")
+@click.option("--again", is_flag=True, help="Try also what an earlier run tried with the same models and adapters.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to look for adapters."
 )
@@ -42,8 +44,14 @@ def command(
     """
     with session.store() as store, session.progress() as progress:
         report = store.optimize(refs, recovery=not quick, again=again, device=device, progress=progress)
+    problems = [problem_of_part(part) for part in report.failed]
     session.give(report, lambda: lines(report))
-    return 0
+    if not session.as_json:
+        for problem in problems:
+            print_problem(problem)
+    if report.after_bytes < report.before_bytes:
+        session.note("the copies that were there stay until gc takes them away")
+    return max((problem.exit_code for problem in problems), default=0)
 
 
 def lines(report: OptimizeReport) -> list[Line]:
