@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,10 +20,8 @@ from ckptfmt.encodings.factors import (
 )
 from ckptfmt.encodings.protocol import Source
 from ckptfmt.encodings.rounding import RULES, Rule
+from ckptfmt.encodings.stage import Stage
 from ckptfmt.encodings.words import Words, word_type
-
-if TYPE_CHECKING:
-    from ckptfmt.encodings.prediction import Stage
 
 
 class Update(NamedTuple):

@@ -16,8 +16,9 @@ import torch
 
 from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.delta import DELTA
-from ckptfmt.encodings.prediction import Prediction, Stage
+from ckptfmt.encodings.prediction import Prediction
 from ckptfmt.encodings.references import Reference
+from ckptfmt.encodings.stage import Stage
 from ckptfmt.encodings.words import Words
 from ckptfmt.optimize.fitting import Fit, Misses, next_scale
 from ckptfmt.optimize.intervals import BYTES, Pair, rules_for
