@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -98,6 +98,12 @@ class Catalog:
                 return work(connection)
 
         return self._do(whole)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let other threads wait: what is done within seems one step to them."""
+        with self._lock:
+            yield
 
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         with self._lock:

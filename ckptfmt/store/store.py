@@ -74,7 +74,8 @@ class Store:
 
     def _look_again(self) -> None:
         """What the catalog says is not there: make it follow the store; the first time, read every shard's header."""
-        with self._lock:
+        # Another thread that looked between the two would miss what is there.
+        with self._lock, self._catalog.alone():
             if not self._rebuilt:
                 self._rebuilt = True
                 self._catalog.clear()
