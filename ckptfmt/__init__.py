@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptfmt.errors import CkptfmtError
+from ckptfmt.version import __version__
 
 if TYPE_CHECKING:
     from ckptfmt.api import Store
     from ckptfmt.integrations.load_into import load_into
 
-__all__ = ["CkptfmtError", "Store", "load_into"]
-
-__version__ = "0.1.0"
+__all__ = ["CkptfmtError", "Store", "__version__", "load_into"]
 
 
 def __getattr__(name: str) -> object:

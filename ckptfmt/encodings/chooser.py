@@ -91,12 +91,15 @@ def choose(
 
 def compare(
     head: Buffer, element: str | None, bases: Sequence[tuple[str, Callable[[int, int], Basis]]]
-) -> tuple[int, int]:
-    """What a sample of an object takes by itself, and at best against one of `bases`, in bytes."""
+) -> tuple[int, list[int]]:
+    """What a sample of an object takes by itself, and against each of `bases`, in bytes.
+
+    Against one that cannot be read it takes as much as by itself.
+    """
     pieces = _pieces(head)
     plain = _plain_size(_choose_plain(head, element, "balanced"), _joined(head, pieces), element)
     sizes = (_relative_size(name, basis_of, head, pieces, element) for name, basis_of in bases)
-    return plain, min((size for size in sizes if size is not None), default=plain)
+    return plain, [plain if size is None else size for size in sizes]
 
 
 def _plain_size(name: str, sample: Buffer, element: str | None) -> int:

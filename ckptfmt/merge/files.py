@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import torch
 
-from ckptfmt import __version__
 from ckptfmt.errors import FormatError
 from ckptfmt.format.manifest import BaseRecord, File, Manifest
 from ckptfmt.merge.plan import MergePlan
 from ckptfmt.merge.recipe import Recipe
 from ckptfmt.store.objects import Objects
+from ckptfmt.version import __version__
 
 RECORD: Final = "ckptfmt_merge.json"
 CARD: Final = "README.md"

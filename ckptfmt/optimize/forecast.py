@@ -16,7 +16,8 @@ from ckptfmt.optimize.probe import probe
 from ckptfmt.store.basis import BasisOf
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.store import Store
-from ckptfmt.transfer.references import DELTA, Filling, standing
+from ckptfmt.transfer.matching import Filling
+from ckptfmt.transfer.references import DELTA, standing
 
 _PROBED: Final = 3
 _ROWS: Final = 512
@@ -42,11 +43,7 @@ def forecast(store: Store, manifest: Manifest) -> Forecast | None:
     """
     objects = store.objects(all_outside(store, manifest.base))
     subject = standing(manifest, objects)
-    matrices = {
-        subject.taken[place]: filling
-        for place, filling in subject.tensors.items()
-        if filling.key[0] == "model" and len(filling.shape) == 2 and filling.dtype in ("BF16", "F16", "F32")
-    }
+    matrices = {subject.taken[place]: filling for place, filling in subject.tensors.items() if filling.is_matrix}
     copies = store.catalog().find_many(matrices)
     coded = {
         digest: found[0].stored

@@ -10,6 +10,7 @@ No manifest changes. What was tried on an object is remembered beside the store,
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -40,23 +41,22 @@ from ckptfmt.store.publish import pinned
 from ckptfmt.store.shards import ShardWriter
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.likely import find_likely, trusted_files
+from ckptfmt.transfer.matching import Filling
 from ckptfmt.transfer.predicting import Known
+from ckptfmt.transfer.recent import Recent
 from ckptfmt.transfer.references import (
     DELTA,
     LOWRANK,
-    Filling,
     Like,
     References,
     Subject,
-    earlier,
-    known_adapters,
+    like_of,
     standing,
 )
 from ckptfmt.transfer.sinks import Place
 
 _QUICK: Final = "optimized-quick"
 _SEARCHED: Final = "optimized-searched"
-_FLOATS: Final = frozenset({"BF16", "F16", "F32"})
 _MUST_SAVE: Final = 0.9
 _SHORTEST_SIDE: Final = 32
 _FLUSH_BYTES: Final = 64 << 20
@@ -234,8 +234,8 @@ class _Work:
             return None
         head = self.subject.head(place)
         best: tuple[int, Against | None] = (0, None)
-        for each in against:
-            plain, size = compare(head, filling.dtype, [(each.encoding, each.basis)])
+        plain, sizes = compare(head, filling.dtype, [(each.encoding, each.basis) for each in against])
+        for each, size in zip(against, sizes, strict=True):
             if size < plain and (best[1] is None or size < _MUST_SAVE * best[0]):
                 best = (size, each)
         sampled = min(len(head), 64 << 10)
@@ -243,10 +243,9 @@ class _Work:
 
     def _recovered(self, digest: str, filling: Filling, against: list[Against], now: int) -> Against | None:
         """Factors that are found again, stored, and what the tensor is then stored against."""
-        shape = filling.shape
-        fits = len(shape) == 2 and min(shape) >= _SHORTEST_SIDE and shape[0] * shape[1] >= SMALLEST
+        fits = filling.is_matrix and min(filling.shape) >= _SHORTEST_SIDE and math.prod(filling.shape) >= SMALLEST
         grounds = [each for each in against if each.encoding == DELTA]
-        if not fits or filling.dtype not in _FLOATS or filling.key[0] != "model" or not grounds:
+        if not fits or not grounds:
             return None
         merged = _words(b"".join(map(bytes, self._objects.frames(digest, filling.length))), filling)
         looked = self._looked_for(merged, grounds, filling, now)
@@ -321,13 +320,11 @@ def _like(store: Store, subject: Subject, manifest: Manifest, digest: str, name:
     if manifest.base is not None:
         models.append(store.record(manifest.base.record))
         outside = trusted_files(store, manifest.base)
-    parent = manifest.lineage.parent if manifest.lineage is not None else None
-    before = [each for each in earlier(store, name, parent) if each != manifest]
-    if not models and (likely := find_likely(store, subject, but=frozenset({digest}))):
+    recent = Recent(store)
+    if not models and (likely := find_likely(recent, subject, but=frozenset({digest}))):
         models.append(likely.document)
         outside = likely.outside
-    models += [each for each in before if each not in models]
-    return Like(tuple(models), tuple(known_adapters(store, before))), outside
+    return like_of(recent, subject, name, models, but=manifest), outside
 
 
 def _stamps(like: Like) -> tuple[str, str]:

@@ -170,14 +170,12 @@ class ObjectWriter:
 
 
 def _encode(name: str, frame: Buffer, element: str | None) -> Buffer:
-    """A frame as it is stored: believed only where decoding gives it back."""
+    """A frame as it is stored."""
     from ckptfmt.encodings.table import encoding_named  # noqa: PLC0415
 
     encoding = encoding_named(name)
     stored = encoding.encode(frame, element)
-    if stored is None or len(stored) >= len(frame) or not _same(encoding.decode(stored, len(frame), element), frame):
-        return frame
-    return stored
+    return _believed(stored, frame, lambda stored: encoding.decode(stored, len(frame), element))
 
 
 def _encode_against(against: Against, frame: Buffer, element: str | None, begin: int) -> Buffer:
@@ -188,12 +186,13 @@ def _encode_against(against: Against, frame: Buffer, element: str | None, begin:
     try:
         basis = against.basis(begin, begin + len(frame))
         stored = encoding.encode(frame, element, basis)
-        if stored is None or len(stored) >= len(frame):
-            return frame
-        return stored if _same(encoding.decode(stored, len(frame), element, basis), frame) else frame
+        return _believed(stored, frame, lambda stored: encoding.decode(stored, len(frame), element, basis))
     except CkptfmtError:
         return frame
 
 
-def _same(decoded: Buffer, frame: Buffer) -> bool:
-    return memoryview(decoded).cast("B") == memoryview(frame).cast("B")
+def _believed(stored: Buffer | None, frame: Buffer, decode: Callable[[Buffer], Buffer]) -> Buffer:
+    """`stored` where it is shorter and decoding it gives the frame back; else the frame itself."""
+    if stored is None or len(stored) >= len(frame):
+        return frame
+    return stored if memoryview(decode(stored)).cast("B") == memoryview(frame).cast("B") else frame

@@ -24,7 +24,8 @@ from ckptfmt.transfer.likely import Likely, find_likely
 from ckptfmt.transfer.planning import plan_import
 from ckptfmt.transfer.predicting import Known, one_after_another
 from ckptfmt.transfer.reading import read_walked, take_content
-from ckptfmt.transfer.references import Like, References, adapters_of, ancestors, earlier, incoming, known_adapters
+from ckptfmt.transfer.recent import Recent
+from ckptfmt.transfer.references import Like, References, Subject, adapters_of, ancestors, incoming, like_of
 from ckptfmt.transfer.walk import Walked, same_still
 from ckptfmt.transfer.writing import Written, storing
 
@@ -101,7 +102,8 @@ def import_walked(
     checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
     total = sum(entry.size for entry in walked.of_kind("file"))
     subject = replace(incoming(checkpoint), parent=options.parent)
-    likely = find_likely(store, subject) if options.base is None and options.effort != "fast" else None
+    recent = Recent(store)
+    likely = find_likely(recent, subject) if options.base is None and options.effort != "fast" else None
     outside = files_of(store, options.base) if options.base is not None else likely.outside if likely else None
     if options.base is not None:  # Before any work: a base that this adapter cannot be for.
         adapter = [tensor.name for tensor in checkpoint.reading.tensors if tensor.role == "adapter"]
@@ -110,7 +112,7 @@ def import_walked(
     progress.begin(ref, total)
     with ThreadPoolExecutor(1, "sha256") as sha_pool, ThreadPoolExecutor(options.jobs, "encode") as pool:
         given = _take_adapter(store, options, written, sha_pool, pool) if options.adapter else []
-        like = _like(store, ref, options, likely)
+        like = _like(recent, subject, ref, options, likely)
         references = References(store, subject, replace(like, adapters=(*given, *like.adapters)), outside)
 
         def take(vanished: frozenset[str]) -> Content:
@@ -180,15 +182,13 @@ def _used(given: list[Known], written: Written) -> bool:
     return not digests.isdisjoint(written.against)
 
 
-def _like(store: Store, ref: str, options: Options, likely: Likely | None) -> Like:
+def _like(recent: Recent, subject: Subject, ref: str, options: Options, likely: Likely | None) -> Like:
     """Models and adapters that a checkpoint is likely to be made from."""
     if options.effort == "fast":
         return Like()
-    models: list[BaseRecord | Manifest] = [options.base.record] if options.base is not None else []
-    models += [likely.document] if likely is not None else []
-    before = earlier(store, ref, options.parent)
-    models += [each for each in before if each not in models]
-    return Like(tuple(models), tuple(known_adapters(store, before)))
+    first: list[BaseRecord | Manifest] = [options.base.record] if options.base is not None else []
+    first += [likely.document] if likely is not None else []
+    return like_of(recent, subject, ref, first)
 
 
 def _bind(base: Base | None, content: Content) -> BaseLink | None:

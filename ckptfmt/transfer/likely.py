@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt.errors import CkptfmtError
-from ckptfmt.format.dtypes import size_bytes
 from ckptfmt.format.manifest import BaseLink, BaseRecord, Manifest
-from ckptfmt.format.refs import BASES
 from ckptfmt.progress import SILENT
 from ckptfmt.store.bases import Base, BaseFiles, all_bases, missing_from, needed_objects
 from ckptfmt.store.outside import files_of
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import base_place, check_base
 from ckptfmt.transfer.matching import matches
+from ckptfmt.transfer.recent import Recent
 from ckptfmt.transfer.references import Like, References, Subject, held_by
 from ckptfmt.transfer.sinks import Place
 
-_MOST_NAMES: Final = 100
-"""Checkpoints of the store that are looked at, those whose refs changed last."""
 _MOST_COMPARED: Final = 6
 _SAMPLED: Final = 6
 """Tensors whose bits are compared."""
@@ -46,37 +43,34 @@ class Likely:
     why: str
 
 
-def find_likely(store: Store, subject: Subject, *, but: frozenset[str] = frozenset()) -> Likely | None:
+def find_likely(recent: Recent, subject: Subject, *, but: frozenset[str] = frozenset()) -> Likely | None:
     """The known base or full model that a checkpoint takes least room against; None where it takes less by none.
 
     Looked at are all bases, and the full models among the checkpoints that changed last. Nothing is believed of what is
     found: it is only tried, tensor by tensor.
 
     Args:
-        store: knows the models.
+        recent: the checkpoints of the store.
         subject: the checkpoint.
         but: ids of manifests that are not meant: its own.
     """
-    wanted = {
-        place: tensor
-        for place, tensor in subject.tensors.items()
-        if tensor.key[0] == "model" and size_bytes(tensor.dtype, tensor.shape)
-    }
+    store = recent.store
+    wanted = {place: each for place, each in subject.tensors.items() if each.key[0] == "model" and each.length}
     if not wanted:
         return None
-    total = sum(size_bytes(tensor.dtype, tensor.shape) or 0 for tensor in wanted.values())
+    total = sum(tensor.length for tensor in wanted.values())
     shared: list[tuple[float, int, _Known]] = []
-    for order, known in enumerate(_known(store, but)):
+    for order, known in enumerate(_known(recent, but)):
         held = held_by(known.document)
         alike = sum(
-            size_bytes(tensor.dtype, tensor.shape) or 0
+            tensor.length
             for tensor in wanted.values()
             if next(matches(tensor.key, tensor.dtype, tensor.shape, held), None) is not None
         )
         if alike >= _MUST_SHARE * total:
             shared.append((-alike / total, order, known))
     shared.sort(key=lambda each: each[:2])
-    largest = sorted(wanted, key=lambda place: (-(size_bytes(wanted[place].dtype, wanted[place].shape) or 0), place))
+    largest = sorted(wanted, key=lambda place: (-wanted[place].length, place))
     places = _spread(largest)
     best: tuple[float, Likely] | None = None
     for share, _, known in shared[:_MOST_COMPARED]:
@@ -111,22 +105,14 @@ class _Known:
     base: Base | None = None
 
 
-def _known(store: Store, but: frozenset[str]) -> Iterator[_Known]:
-    for base in all_bases(store, lambda name, error: None):
+def _known(recent: Recent, but: frozenset[str]) -> Iterator[_Known]:
+    for base in all_bases(recent.store, lambda name, error: None):
         yield _Known(f"base {base.name!r}", base.record, base)
-    newest = sorted(store.refs.names(), key=lambda item: -item[1])
     seen = set(but)
-    for name, _ in [item for item in newest if not item[0].startswith(BASES)][:_MOST_NAMES]:
-        try:
-            generation = store.refs.newest(name)
-            if generation is None or generation.target is None or generation.target in seen:
-                continue
-            seen.add(generation.target)
-            manifest = store.manifest(generation.target)
-        except CkptfmtError:
-            continue
-        if manifest.root is not None:
+    for name, target, manifest in recent:
+        if target not in seen and manifest.root is not None:
             yield _Known(name, manifest)
+        seen.add(target)
 
 
 def _ratio(
@@ -143,9 +129,9 @@ def _ratio(
     alone = together = 0
     for place in places:
         bases = [(each.encoding, each.basis) for each in against(place)]
-        plain, best = compare(subject.head(place), subject.tensors[place].dtype, bases)
+        plain, sizes = compare(subject.head(place), subject.tensors[place].dtype, bases)
         alone += plain
-        together += best
+        together += min(sizes, default=plain)
     return together / max(1, alone)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ckptfmt.format.dtypes import BITS
+from ckptfmt.format.dtypes import BITS, size_bytes
 from ckptfmt.format.manifest import Role
 
 Key = tuple[Role, str | None, str]
@@ -36,6 +36,25 @@ class Held:
     dtype: str
     shape: tuple[int, ...]
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """A tensor that fills an object: what it is looked for by."""
+
+    key: Key
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Bytes of the tensor."""
+        return size_bytes(self.dtype, self.shape) or 0
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a matrix of a model, in a float type: what adapters are merged into."""
+        return self.key[0] == "model" and len(self.shape) == 2 and self.dtype in _FLOATS
 
 
 @dataclass(frozen=True, slots=True)

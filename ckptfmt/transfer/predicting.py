@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ckptfmt.errors import CkptfmtError
-from ckptfmt.transfer.matching import Held, Key, Match, matches
+from ckptfmt.transfer.matching import Filling, Held, Key, Match, matches
 from ckptfmt.transfer.updates import MOST_STAGES, Factors, Manner, Predicted, noise_of, predictions, update_of
 
 if TYPE_CHECKING:
@@ -63,17 +63,6 @@ def in_turn(adapters: Sequence[Known]) -> Iterator[Known]:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A tensor that is to be stored: what it is looked for by, and its first bytes."""
-
-    key: Key
-    dtype: str
-    shape: tuple[int, ...]
-    length: int
-    head: Callable[[], bytes]
-
-
-@dataclass(frozen=True, slots=True)
 class _Way:
     """How a merge was made: with which adapters, onto which model, held in which dtype, rounded in which manner."""
 
@@ -108,9 +97,14 @@ class Predictor:
         self._tries = 0
         self._noises: dict[Factors, int | None] = {}
 
-    def of(self, wanted: Wanted) -> Iterator[Predicted]:
-        """What a merge of known adapters would have made of a tensor, in the ways that fitted before."""
-        if wanted.key[0] != "model" or len(wanted.shape) != 2:
+    def of(self, wanted: Filling, head: Callable[[], bytes]) -> Iterator[Predicted]:
+        """What a merge of known adapters would have made of a tensor, in the ways that fitted before.
+
+        Args:
+            wanted: the tensor.
+            head: gives its first bytes.
+        """
+        if not wanted.is_matrix:
             return
         known = self._known()
         if not any(each.stages_of(wanted.key[2]) for each in known):
@@ -119,7 +113,7 @@ class Predictor:
             if self._tries >= _TRIED_TENSORS:
                 return
             self._tries += 1
-            self._ways += self._try(wanted, known)
+            self._ways += self._try(wanted, known, head()[:_TRIED_BYTES])
         seen = set()
         for way in self._ways:
             for found, predicted in self._all(wanted, known, way):
@@ -127,12 +121,11 @@ class Predictor:
                     seen.add((predicted.reference, predicted.digests))
                     yield predicted
 
-    def _try(self, wanted: Wanted, known: Sequence[Known]) -> list[_Way]:
+    def _try(self, wanted: Filling, known: Sequence[Known], head: bytes) -> list[_Way]:
         """The ways that predict the first rows of a tensor best.
 
         Of those that say the same of this tensor, the one with more adapters comes first: it may say more of others.
         """
-        head = wanted.head()[:_TRIED_BYTES]
         shares: dict[tuple[str, tuple[str, ...]], float] = {}
         ways: dict[_Way, tuple[str, tuple[str, ...]]] = {}
         settled: set[tuple[int, int, str]] = set()
@@ -151,7 +144,7 @@ class Predictor:
         texts = list(dict.fromkeys(ways[way] for way in best))[:_KEPT]
         return [way for way in best if ways[way] in texts][:_MOST_WAYS]
 
-    def _wrong(self, predicted: Predicted, wanted: Wanted, head: bytes) -> float | None:
+    def _wrong(self, predicted: Predicted, wanted: Filling, head: bytes) -> float | None:
         """Wrong elements among those tried."""
         import numpy as np  # noqa: PLC0415
 
@@ -165,7 +158,7 @@ class Predictor:
             return None
         return float(np.mean(words != np.frombuffer(head, word)))
 
-    def _all(self, wanted: Wanted, known: Sequence[Known], only: _Way | None) -> Iterator[tuple[_Way, Predicted]]:
+    def _all(self, wanted: Filling, known: Sequence[Known], only: _Way | None) -> Iterator[tuple[_Way, Predicted]]:
         for index, adapter in enumerate(known):
             if only is not None and only.known != index:
                 continue
@@ -190,7 +183,7 @@ class Predictor:
         return self._noises[factors]
 
 
-def _bases(wanted: Wanted, held: Mapping[Key, Held]) -> Iterator[tuple[Match, str]]:
+def _bases(wanted: Filling, held: Mapping[Key, Held]) -> Iterator[tuple[Match, str]]:
     """What the update may have been added to: the base in the tensor's dtype, or in float32."""
     for dtype in dict.fromkeys((wanted.dtype, "F32")):
         match = next(iter(matches(wanted.key, dtype, wanted.shape, held)), None)

@@ -11,7 +11,6 @@ from ckptfmt.containers.protocol import Cut
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.dtypes import size_bytes
 from ckptfmt.format.manifest import BaseRecord, Manifest
-from ckptfmt.format.refs import BASES
 from ckptfmt.format.shard import MAX_DEPTH
 from ckptfmt.layouts.listing import natural
 from ckptfmt.store.bases import BaseFiles
@@ -20,9 +19,10 @@ from ckptfmt.store.graph import closure, depth, resolve
 from ckptfmt.store.object_writer import Against
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.store import Store
-from ckptfmt.transfer.matching import Held, Key, matches
-from ckptfmt.transfer.predicting import Known, Predictor, Wanted, in_turn, one_after_another
+from ckptfmt.transfer.matching import Filling, Held, Key, matches
+from ckptfmt.transfer.predicting import Known, Predictor, in_turn, one_after_another
 from ckptfmt.transfer.reading import ReadCheckpoint
+from ckptfmt.transfer.recent import Recent, standing_target
 from ckptfmt.transfer.sinks import Place
 from ckptfmt.transfer.take import fills_extent
 from ckptfmt.transfer.updates import MOST_STAGES, Factors, Predicted, factors_of
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 DELTA: Final = "delta"
 LOWRANK: Final = "lowrank"
 
-_MOST_NAMES: Final = 100
 _MOST_ADAPTERS: Final = 24
 """Adapters of the store that are tried, those of the refs that changed last."""
 _MOST_ANCESTORS: Final = 16
@@ -50,20 +49,6 @@ class Like:
 
     models: tuple[BaseRecord | Manifest, ...] = ()
     adapters: tuple[Known, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Filling:
-    """A tensor that fills an extent: what it is looked for by."""
-
-    key: Key
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        """Bytes of the tensor."""
-        return size_bytes(self.dtype, self.shape) or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +115,7 @@ class References:
                     yield against
 
     def _predicted(self, place: Place, wanted: Filling) -> Iterator[Against]:
-        tensor = Wanted(wanted.key, wanted.dtype, wanted.shape, wanted.length, lambda: self._subject.head(place))
-        for predicted in self._predictor.of(tensor):
+        for predicted in self._predictor.of(wanted, lambda: self._subject.head(place)):
             if against := self._against(BasisOf(LOWRANK, predicted.reference, predicted.digests, wanted.length)):
                 yield against
 
@@ -158,13 +142,12 @@ class References:
     def _known(self) -> Sequence[Known]:
         """The checkpoint's own adapters once they were taken, then those of the store."""
         if self._all_known is None:
-            tensors: dict[str | None, dict[str, Held]] = {}
-            for place, filling in self._wanted.items():
-                role, part, name = filling.key
-                if role == "adapter" and place in self._taken:
-                    tensors.setdefault(part, {})[name] = Held(filling.dtype, filling.shape, self._taken[place])
-            own = [(name, config) for name, config in self._subject.adapters.items() if name in tensors]
-            known = [Known(name, factors_of(config, tensors[name])) for name, config in own]
+            held = {
+                filling.key: Held(filling.dtype, filling.shape, self._taken[place])
+                for place, filling in self._wanted.items()
+                if place in self._taken
+            }
+            known = _known_of(self._subject.adapters, held)
             if known and len(known) <= MOST_STAGES:
                 known = _own_in_turn(known, ancestors(self._store, self._subject.parent))
             self._all_known = [*known, *self._stored]
@@ -179,15 +162,21 @@ def _own_in_turn(own: list[Known], before: tuple[Mapping[str, Factors], ...]) ->
     return [*found, *in_turn(ordered), *in_turn(ordered[::-1])]
 
 
+def _fillings(document: BaseRecord | Manifest) -> Iterator[tuple[Place, Filling, str]]:
+    """The tensors of a document that fill an object each: where, which, and the object's digest."""
+    for tensor in document.tensors:
+        file = document.files[tensor.file]
+        extent = file.extents[tensor.extent]
+        filling = Filling((tensor.role, tensor.part, tensor.name), tensor.dtype, tensor.shape)
+        if tensor.strides is None and not tensor.offset and extent.length and filling.length == extent.length:
+            yield (file.path, tensor.extent), filling, extent.digest
+
+
 def held_by(document: BaseRecord | Manifest) -> dict[Key, Held]:
     """The tensors of a document that fill an object each."""
     held: dict[Key, Held] = {}
-    for tensor in document.tensors:
-        extents = document.files[tensor.file].extents
-        extent = extents[tensor.extent]
-        fills = tensor.strides is None and not tensor.offset
-        if fills and extent.length and size_bytes(tensor.dtype, tensor.shape) == extent.length:
-            held.setdefault((tensor.role, tensor.part, tensor.name), Held(tensor.dtype, tensor.shape, extent.digest))
+    for _, filling, digest in _fillings(document):
+        held.setdefault(filling.key, Held(filling.dtype, filling.shape, digest))
     return held
 
 
@@ -201,14 +190,9 @@ def standing(manifest: Manifest, objects: Objects) -> Subject:
     """A checkpoint of the store."""
     tensors: dict[Place, Filling] = {}
     taken: dict[Place, str] = {}
-    for tensor in manifest.tensors:
-        file = manifest.files[tensor.file]
-        extent = file.extents[tensor.extent]
-        fills = tensor.strides is None and not tensor.offset
-        if fills and extent.length and size_bytes(tensor.dtype, tensor.shape) == extent.length:
-            place = (file.path, tensor.extent)
-            tensors.setdefault(place, Filling((tensor.role, tensor.part, tensor.name), tensor.dtype, tensor.shape))
-            taken[place] = extent.digest
+    for place, filling, digest in _fillings(manifest):
+        tensors.setdefault(place, filling)
+        taken[place] = digest
 
     def head(place: Place) -> bytes:
         return bytes(next(objects.frames(taken[place], tensors[place].length)))
@@ -230,7 +214,27 @@ def tensors_of(checkpoint: ReadCheckpoint) -> Mapping[Place, Filling]:
     return wanted
 
 
-def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
+def like_of(
+    recent: Recent, subject: Subject, ref: str, first: Sequence[BaseRecord | Manifest], *, but: Manifest | None = None
+) -> Like:
+    """What a checkpoint called `ref` is likely to be made from.
+
+    Args:
+        recent: the checkpoints of the store.
+        subject: the checkpoint.
+        ref: its name.
+        first: models that are known to be like it.
+        but: its own manifest, if it has one.
+    """
+    before = [each for each in _earlier(recent.store, ref, subject.parent) if each != but]
+    merged = any(filling.is_matrix for filling in subject.tensors.values())
+    return Like(
+        models=(*first, *(each for each in before if each not in first)),
+        adapters=tuple(_known_adapters(recent, before)) if merged else (),
+    )
+
+
+def _known_adapters(recent: Recent, before: Sequence[Manifest]) -> list[Known]:
     """Adapters that may have been merged into a checkpoint: those of `before`, then those that changed last.
 
     Where one belongs to a stage of a lineage, it may have been merged after those of the stages before: these follow.
@@ -238,14 +242,8 @@ def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
     """
     found = [(known, manifest) for manifest in before for known in adapters_of(manifest, "before")]
     series: dict[str, list[Known]] = {}
-    newest = sorted(store.refs.names(), key=lambda item: -item[1])
-    for name, _ in [item for item in newest if not item[0].startswith(BASES)][:_MOST_NAMES]:
-        target = _standing(store, name)
-        try:
-            manifest = store.manifest(target) if target is not None else None
-        except CkptfmtError:
-            continue
-        if manifest is not None and manifest.adapters:
+    for name, _, manifest in recent:
+        if manifest.adapters:
             own = adapters_of(manifest, name)
             found += [(known, manifest) for known in own]
             series.setdefault(re.sub(r"\d+", "0", name), []).extend(own[:1])
@@ -256,7 +254,7 @@ def known_adapters(store: Store, before: Sequence[Manifest]) -> list[Known]:
         known
         for last, manifest in found
         if manifest.lineage is not None
-        for known in one_after_another(ancestors(store, manifest.lineage.parent), last)
+        for known in one_after_another(ancestors(recent.store, manifest.lineage.parent), last)
         if known.before
     ]
     for members in series.values():
@@ -284,37 +282,33 @@ def ancestors(store: Store, parent: str | None) -> tuple[Mapping[str, Factors], 
 
 def adapters_of(manifest: Manifest, name: str) -> list[Known]:
     """The adapters of a checkpoint of the store."""
+    configs = {adapter.name: adapter.config for adapter in manifest.adapters}
+    return _known_of(configs, held_by(manifest), f"{name}:")
+
+
+def _known_of(configs: Mapping[str, Mapping[str, Any]], held: Mapping[Key, Held], prefix: str = "") -> list[Known]:
+    """Adapters by their configurations, of which some tensors are held."""
     tensors: dict[str | None, dict[str, Held]] = {}
-    for (role, part, tensor), held in held_by(manifest).items():
+    for (role, part, tensor), each in held.items():
         if role == "adapter":
-            tensors.setdefault(part, {})[tensor] = held
+            tensors.setdefault(part, {})[tensor] = each
     return [
-        Known(f"{name}:{adapter.name}", factors_of(adapter.config, tensors[adapter.name]))
-        for adapter in manifest.adapters
-        if adapter.name in tensors
+        Known(prefix + name, factors_of(config, tensors[name])) for name, config in configs.items() if name in tensors
     ]
 
 
-def earlier(store: Store, ref: str, parent: str | None) -> list[Manifest]:
+def _earlier(store: Store, ref: str, parent: str | None) -> list[Manifest]:
     """Manifests that a checkpoint called `ref` is likely to be like: its parent, what stood there, the step before.
 
     Those that cannot be read are left out: nothing relies on them.
     """
     found: list[Manifest] = []
-    for digest in dict.fromkeys(filter(None, (parent, _standing(store, ref), _step_before(store, ref)))):
+    for digest in dict.fromkeys(filter(None, (parent, standing_target(store, ref), _step_before(store, ref)))):
         try:
             found.append(store.manifest(digest))
         except CkptfmtError:
             continue
     return found
-
-
-def _standing(store: Store, ref: str) -> str | None:
-    try:
-        newest = store.refs.newest(ref)
-    except CkptfmtError:
-        return None
-    return newest.target if newest is not None else None
 
 
 def _step_before(store: Store, ref: str) -> str | None:
@@ -329,4 +323,4 @@ def _step_before(store: Store, ref: str) -> str | None:
         same = name.startswith(ref[:begin]) and name.endswith(ref[end:]) and middle.isdecimal()
         if same and int(middle) < number and (best is None or int(middle) > best[0]):
             best = (int(middle), name)
-    return _standing(store, best[1]) if best is not None else None
+    return standing_target(store, best[1]) if best is not None else None

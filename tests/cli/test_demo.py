@@ -64,7 +64,6 @@ def test_a_demonstration_that_lost_something_ends_with_3(sh: Shell, demo: Callab
 
 
 def test_a_directory_with_something_in_it_is_refused(sh: Shell, elsewhere: Path) -> None:
-    pytest.importorskip("transformers")
     (elsewhere / "full").mkdir()
     (elsewhere / "full" / "mine.txt").write_text("mine", encoding="utf-8")
     ran = sh("demo", "./full")

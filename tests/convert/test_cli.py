@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ckptfmt import Store
 from tests.cli.made import Shell
 from tests.convert.made import loads_whole, logits, make_tuned, nano_model
 from tests.fixtures import experts, nanogpt, peft_adapters, stages
 
-torch = pytest.importorskip("torch")
 Made = Callable[..., Path]
 
 KEYS = {

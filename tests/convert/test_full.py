@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ckptfmt.api.converting import convert
 from ckptfmt.errors import Conflict, InvalidInput, MergeError
@@ -15,7 +16,6 @@ from ckptfmt.merge import renamed_writer
 from tests.convert.made import loads_whole, logits, nano_model
 from tests.fixtures import hf, nanogpt, peft_adapters, training_pt
 
-torch = pytest.importorskip("torch")
 Made = Callable[..., Path]
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from ckptfmt.convert.lowrank import factorize, half_steps, most_rank  # noqa: E402
+from ckptfmt.convert.lowrank import factorize, half_steps, most_rank
 
 
 def tuned(out: int, into: int, rank: int, rms: float, dtype: object) -> tuple[object, object, object]:

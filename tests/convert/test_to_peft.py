@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ckptfmt.api.converting import convert
 from ckptfmt.errors import BaseMismatch, IntegrityError, InvalidInput, MergeError
@@ -15,7 +16,6 @@ from tests.convert.made import loads_whole, logits, make_tuned
 from tests.fixtures import hf, nanogpt, peft_adapters
 from tests.fixtures.common import quiet
 
-torch = pytest.importorskip("torch")
 Made = Callable[..., Path]
 
 

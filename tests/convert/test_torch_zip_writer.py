@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ckptfmt.containers import BytesSource, FileSource, cut_file
 from ckptfmt.containers.protocol import Cut
 from ckptfmt.containers.torch_zip_writer import ALIGNMENT, StoredTensor, TorchZipWriter
 from ckptfmt.errors import InvalidInput
-
-torch = pytest.importorskip("torch")
 
 DTYPES = {
     "F64": torch.float64,

@@ -28,7 +28,6 @@ from tests.format.golden.make import digests_below, write_checkpoint
 
 def _fixture(module: str, make: str = "make", **options: Any) -> Callable[[Path], object]:
     def write(directory: Path) -> object:
-        pytest.importorskip("transformers")
         fixtures = __import__(f"tests.fixtures.{module}", fromlist=[make])
         return getattr(fixtures, make)(directory, **options)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import ckptfmt
 from ckptfmt.errors import InvalidInput, MergeError
 from tests.fixtures import hf, nanogpt, peft_adapters, training_pt
 
-torch = pytest.importorskip("torch")
 Made = Callable[..., Path]
 
 ATTENTION = {**nanogpt.STANDARD, "attn_lora_rank": 4, "lora_alpha": 8.0}
