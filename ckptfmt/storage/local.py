@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from ckptfmt.digest import Buffer
@@ -13,6 +14,9 @@ from ckptfmt.storage import durable
 from ckptfmt.storage.protocol import Listed
 
 TEMPORARY: Final = "tmp"
+NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
+"""What `link` answers on file systems without hard links, or where a file has too many."""
+
 _RETRIES: Final = 3
 
 
@@ -99,7 +103,7 @@ class LocalStorage:
         except FileExistsError:
             return os.stat(temporary).st_nlink == 2
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+            if error.errno not in NO_LINKS:
                 raise
             return self._create_exclusively(temporary, target)
         return True
@@ -166,6 +170,71 @@ class LocalStorage:
             except FileNotFoundError:
                 return
             durable.fsync_directory(os.path.dirname(self.path(key)))
+
+    def move(self, key: str, target: str) -> bool:
+        """See `Storage.move`. The directory of `target` is never made: whoever took it over must not be joined."""
+        with durable.storage_errors(self.path(key)):
+            try:
+                durable.rename(self.path(key), self.path(target))
+            except FileNotFoundError:
+                return False
+            return True
+
+    def link(self, key: str, target: str) -> bool:
+        """See `Storage.link`."""
+        with durable.storage_errors(self.path(target)):
+            self.directory_for(target)
+            try:
+                durable.link(self.path(key), self.path(target))
+            except FileExistsError:
+                return True
+            except FileNotFoundError:
+                return os.path.exists(self.path(target))
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                return self._move_back(key, target)
+            return True
+
+    def _move_back(self, key: str, target: str) -> bool:
+        """For file systems without hard links. What appears at `target` meanwhile has the same content by its name."""
+        there = self.path(target)
+        return os.path.exists(there) or self.move(key, target) or os.path.exists(there)
+
+    def take_over(self, prefix: str, target: str) -> bool:
+        """See `Storage.take_over`."""
+        source, target = self.path(prefix.rstrip("/")), self.path(target.rstrip("/"))
+        with durable.storage_errors(source):
+            try:
+                durable.rename(source, target)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """See `Storage.discard`. Directories that are empty then go too."""
+        directories = {}
+        for key in keys:
+            with durable.storage_errors(self.path(key)), suppress(FileNotFoundError):
+                directories[os.path.dirname(key)] = None
+                durable.unlink(self.path(key))
+        for directory in directories:
+            try:
+                durable.rmdir(self.path(directory))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                    raise durable.storage_error(error, self.path(directory)) from error
+
+    def now_ns(self) -> int:
+        """See `Storage.now_ns`: the time of a file that was just made."""
+        with durable.storage_errors(self.path(TEMPORARY)):
+            path = self._temporary_path()
+            descriptor = durable.create(path)
+            try:
+                return os.fstat(descriptor).st_mtime_ns
+            finally:
+                os.close(descriptor)
+                _discard(path)
 
     def _temporary_path(self) -> str:
         self.directory_for(f"{TEMPORARY}/x")

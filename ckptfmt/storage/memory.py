@@ -75,6 +75,39 @@ class MemoryStorage:
         with self._lock:
             self._values.pop(key, None)
 
+    def move(self, key: str, target: str) -> bool:
+        """See `Storage.move`."""
+        beside = target.rpartition("/")[0] + "/"
+        with self._lock:
+            if key not in self._values or not any(other.startswith(beside) for other in self._values):
+                return False
+            self._values[target] = self._values.pop(key)
+            return True
+
+    def link(self, key: str, target: str) -> bool:
+        """See `Storage.link`."""
+        with self._lock:
+            if target not in self._values and key in self._values:
+                self._values[target] = self._values[key]
+            return target in self._values
+
+    def take_over(self, prefix: str, target: str) -> bool:
+        """See `Storage.take_over`."""
+        with self._lock:
+            moved = [key for key in self._values if key.startswith(prefix)]
+            for key in moved:
+                self._values[target + key[len(prefix) :]] = self._values.pop(key)
+            return bool(moved)
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """See `Storage.discard`."""
+        for key in keys:
+            self.delete(key)
+
+    def now_ns(self) -> int:
+        """See `Storage.now_ns`."""
+        return next(self._clock)
+
 
 class MemoryUpload:
     """An upload that appears when it is finished."""

@@ -79,3 +79,35 @@ class Storage(Protocol):
     def delete(self, key: str) -> None:
         """Remove a key; absent is fine."""
         ...
+
+    def move(self, key: str, target: str) -> bool:
+        """Give a value another key, beside one that is there already; durable only after `settle`.
+
+        Returns:
+            False where nothing is at `key`, or nothing is left beside `target`: somebody took all of that over.
+        """
+        ...
+
+    def link(self, key: str, target: str) -> bool:
+        """Let a value be at `target` too, where nothing is there yet; durable only after `settle`.
+
+        Returns:
+            Whether something is at `target` now.
+        """
+        ...
+
+    def take_over(self, prefix: str, target: str) -> bool:
+        """Give everything below `prefix` keys below `target` instead, in one step. Both end with '/'.
+
+        Returns:
+            False where nothing is below `prefix` (any more): exactly one of many succeeds.
+        """
+        ...
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """Remove many keys in this order; absent ones are fine. Not durable at once: they may come back."""
+        ...
+
+    def now_ns(self) -> int:
+        """The time by the clock that `modified_ns` is told by, which may be another machine's. Writes a value."""
+        ...

@@ -205,6 +205,78 @@ class StorageConformance:
         assert [listed.key for listed in storage.list("pins/")] == ["pins/y"]
         assert storage.put_if_absent("pins/x", b"2")
 
+    # Moving and taking away
+
+    def test_move(self, storage: Storage, raw: Raw) -> None:
+        storage.put("shards/ab/x", b"value")
+        storage.put("trash/run/marker", b"")
+        assert storage.move("shards/ab/x", "trash/run/x")
+        assert (raw.get("shards/ab/x"), raw.get("trash/run/x")) == (None, b"value")
+        assert not storage.move("shards/ab/x", "trash/run/x")
+        assert raw.get("trash/run/x") == b"value"
+
+    def test_nothing_is_moved_beside_what_is_gone(self, storage: Storage, raw: Raw) -> None:
+        storage.put("shards/ab/x", b"value")
+        storage.put("trash/run/marker", b"")
+        assert storage.take_over("trash/run/", "trash/later/")
+        assert not storage.move("shards/ab/x", "trash/run/x")
+        assert raw.keys() == {"shards/ab/x", "trash/later/marker"}
+
+    def test_a_moved_value_keeps_its_time(self, storage: Storage) -> None:
+        storage.put("shards/ab/x", b"value")
+        storage.put("trash/run/marker", b"")
+        (before,) = storage.list("shards/")
+        storage.move("shards/ab/x", "trash/run/x")
+        assert before.modified_ns in {listed.modified_ns for listed in storage.list("trash/")}
+
+    def test_link(self, storage: Storage, raw: Raw) -> None:
+        storage.put("trash/run/x", b"value")
+        assert storage.link("trash/run/x", "shards/ab/x")
+        assert storage.link("trash/run/x", "shards/ab/x")
+        assert raw.get("shards/ab/x") == b"value"
+        storage.discard(["trash/run/x"])
+        assert raw.keys() == {"shards/ab/x"}
+        assert storage.read("shards/ab/x", 0, 9) == b"value"
+
+    def test_a_link_replaces_nothing(self, storage: Storage, raw: Raw) -> None:
+        storage.put("trash/run/x", b"old")
+        storage.put("shards/ab/x", b"new")
+        assert storage.link("trash/run/x", "shards/ab/x")
+        assert raw.get("shards/ab/x") == b"new"
+
+    def test_a_link_to_what_is_gone(self, storage: Storage, raw: Raw) -> None:
+        assert not storage.link("trash/run/x", "shards/ab/x")
+        assert raw.get("shards/ab/x") is None
+        storage.put("shards/ab/x", b"value")
+        assert storage.link("trash/run/x", "shards/ab/x")
+
+    def test_one_of_many_takes_over(self, storage: Storage, raw: Raw) -> None:
+        for number in range(10):
+            storage.put(f"trash/run-{number}/marker", b"m")
+            storage.put(f"trash/run-{number}/x", b"x")
+            won = in_threads(6, lambda each, n=number: storage.take_over(f"trash/run-{n}/", f"trash/by-{n}-{each}/"))
+            assert sorted(won) == [False] * 5 + [True]
+            below = f"trash/by-{number}-{won.index(True)}/"
+            assert raw.keys() == {below + "marker", below + "x"}
+            storage.discard([below + "marker", below + "x"])
+
+    def test_discard(self, storage: Storage, raw: Raw) -> None:
+        for name in ("x", "y", "z"):
+            storage.put(f"trash/run/{name}", b"1")
+        storage.discard(["trash/run/x", "trash/run/absent", "trash/run/y"])
+        assert raw.keys() == {"trash/run/z"}
+        storage.discard(["trash/run/z"])
+        assert list(storage.directories("trash/")) == []
+        storage.put("trash/run/again", b"1")
+        assert raw.get("trash/run/again") == b"1"
+
+    def test_the_clock_is_that_of_the_values(self, storage: Storage, raw: Raw) -> None:
+        before = storage.now_ns()
+        storage.put("a/x", b"1")
+        (listed,) = storage.list("a/")
+        assert before <= listed.modified_ns <= storage.now_ns()
+        assert self.unfinished(raw) == set()
+
 
 def in_threads(count: int, action: Callable[[int], object]) -> list[object]:
     """Run `action(0)` … `action(count - 1)` at once; what each returned, in order."""
