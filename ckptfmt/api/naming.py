@@ -5,13 +5,16 @@ from __future__ import annotations
 from msgspec import structs
 
 from ckptfmt.api.results import Bound, RefChanged
-from ckptfmt.errors import Conflict, InvalidInput, NotFound
-from ckptfmt.format.manifest import Manifest
+from ckptfmt.errors import Conflict, IncompleteStore, InvalidInput, NotFound
+from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import find_base
-from ckptfmt.store.publish import pinned
+from ckptfmt.store.elsewhere import OutsideObjects
+from ckptfmt.store.outside import all_outside
+from ckptfmt.store.publish import confirm, confirm_documents, missing_objects, pinned
 from ckptfmt.store.refs import draft
-from ckptfmt.store.store import Store
+from ckptfmt.store.store import Store, record_key
+from ckptfmt.store.trash import bring_back
 from ckptfmt.transfer.build import Content, bind
 
 
@@ -82,8 +85,10 @@ def rollback(store: Store, name: str) -> RefChanged:
     newest = store.refs.newest(ref) or old
     if newest.target == old.target:
         return _changed(newest)
-    _still_there(store, old)
-    return _changed(store.refs.swap(newest, structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))))
+    with pinned(store, old.target):
+        _still_there(store, old)
+        draft = structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))
+        return _changed(store.refs.swap(newest, draft))
 
 
 def bind_ref(store: Store, ref: str, base: str) -> Bound:
@@ -108,6 +113,8 @@ def bind_ref(store: Store, ref: str, base: str) -> Bound:
     manifest = structs.replace(old, base=link)
     digest = store.put_manifest(manifest)
     with pinned(store, digest):
+        confirm_documents(store, digest, manifest)
+        confirm(store, objects_of(manifest), ref, outside=all_outside(store, link), again=lambda vanished: None)
         generation = seen
         if digest != seen.target:
             generation = store.refs.swap(seen, structs.replace(seen, **_fresh(digest, "bind")))
@@ -125,11 +132,36 @@ def _checkpoint_ref(store: Store, ref: str) -> Generation:
 
 
 def _still_there(store: Store, generation: Generation) -> None:
-    """An old generation's manifest is a gc root only for a while."""
+    """Make sure that all an old generation stands for is still there: it is a gc root only for a while.
+
+    Raises:
+        IncompleteStore: gc has freed some of it.
+    """
+    digest = generation.target or ""
     if generation.name.startswith(BASES):
-        store.record(generation.target or "")
-    else:
-        store.manifest(generation.target or "")
+        record = store.record(digest)
+        bring_back(store.storage, record_key(digest))
+        store.storage.settle([record_key(digest)])
+        if generation.keep == "copy":
+            _confirm_all(store, generation, record, None)
+        return
+    manifest = store.manifest(digest)
+    confirm_documents(store, digest, manifest)
+    _confirm_all(store, generation, manifest, all_outside(store, manifest.base))
+
+
+def _confirm_all(
+    store: Store, generation: Generation, document: Manifest | BaseRecord, outside: OutsideObjects | None
+) -> None:
+    name = f"{generation.name}@{generation.number}"
+    missing = missing_objects(store, objects_of(document), outside)
+    if missing:
+        raise IncompleteStore(
+            f"{name!r}: {len(missing)} of its objects are gone: gc has freed them, or a shard is lost",
+            digest=next(iter(missing)),
+            hint=f"ckptfmt log {generation.name}",
+        )
+    confirm(store, objects_of(document), name, outside=outside, again=lambda vanished: None)
 
 
 def _fresh(target: str | None, verb: str, message: str | None = None) -> dict[str, object]:

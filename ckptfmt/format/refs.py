@@ -12,6 +12,7 @@ from ckptfmt.errors import InvalidInput
 REF_TAG: Final = "ckptfmt/ref"
 STORE_TAG: Final = "ckptfmt/store"
 PIN_TAG: Final = "ckptfmt/pin"
+TRASH_TAG: Final = "ckptfmt/trash"
 
 MAX_NAME_BYTES: Final = 200
 BASES: Final = "bases/"
@@ -62,10 +63,18 @@ class StoreDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 
 
 class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag=PIN_TAG):
-    """A writer's claim on a manifest while it publishes: a root for gc."""
+    """A writer's claim on a manifest or a base record while it publishes: a root for gc."""
 
     version: int
     manifest: str
+    host: str
+    time: str
+
+
+class TrashMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag=TRASH_TAG):
+    """Who took out what lies beside it. Its age is that of its file."""
+
+    version: int
     host: str
     time: str
 

@@ -213,7 +213,7 @@ class LocalStorage:
 
     def discard(self, keys: Iterable[str]) -> None:
         """See `Storage.discard`. Directories that are empty then go too."""
-        directories = {}
+        directories: dict[str, None] = {}
         for key in keys:
             with durable.storage_errors(self.path(key)), suppress(FileNotFoundError):
                 directories[os.path.dirname(key)] = None

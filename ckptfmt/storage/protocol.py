@@ -111,3 +111,15 @@ class Storage(Protocol):
     def now_ns(self) -> int:
         """The time by the clock that `modified_ns` is told by, which may be another machine's. Writes a value."""
         ...
+
+
+class Readable(Protocol):
+    """What is needed to read values."""
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """See `Storage.read`."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """See `Storage.size`."""
+        ...

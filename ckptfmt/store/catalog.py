@@ -247,6 +247,32 @@ class Catalog:
 
         return self._do(work)
 
+    def rows(self) -> dict[int, str]:
+        """The shards it knows, by the number that `every_copy` gives them."""
+        return self._do(lambda connection: dict(connection.execute("SELECT id, digest FROM shards")))
+
+    def every_copy(self, take: Callable[[bytes, int, int], None]) -> None:
+        """Give every copy of every object: digest, number of the shard, bytes it takes; the copies of one in a row."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for digest, shard, size in connection.execute(
+                "SELECT digest, shard, stored_bytes FROM objects ORDER BY digest"
+            ):
+                take(digest, shard, size)
+
+        self._do(work)
+
+    def every_edge(self) -> dict[tuple[bytes, int], tuple[bytes, ...]]:
+        """What each copy is stored against, by digest and number of the shard; none for copies that need nothing."""
+
+        def work(connection: sqlite3.Connection) -> dict[tuple[bytes, int], tuple[bytes, ...]]:
+            found: dict[tuple[bytes, int], tuple[bytes, ...]] = {}
+            for item, shard, dependency in connection.execute("SELECT object, shard, dependency FROM edges"):
+                found[item, shard] = (*found.get((item, shard), ()), dependency)
+            return found
+
+        return self._do(work)
+
     def nominates(self, length: int, head: str) -> bool:
         """Tell whether some object of `length` bytes begins with a frame whose XXH3-128 is `head`."""
         query = "SELECT 1 FROM objects WHERE length = ? AND head = ? LIMIT 1"

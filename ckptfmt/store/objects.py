@@ -14,7 +14,7 @@ import blake3
 from ckptfmt.digest import FRAME_BYTES, Buffer, checksum_of
 from ckptfmt.errors import CkptfmtError, DigestMismatch, FormatError, IncompleteStore, NotFound
 from ckptfmt.format.shard import MAX_DEPTH, decoded_lengths
-from ckptfmt.storage.protocol import Storage
+from ckptfmt.storage.protocol import Readable
 from ckptfmt.store.basis import BasisOf, BasisReader
 from ckptfmt.store.catalog import Catalog, Location
 from ckptfmt.store.elsewhere import OutsideObjects, ProvenFrames
@@ -38,7 +38,7 @@ class Objects:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: Readable,
         catalog: Catalog,
         *,
         refresh: Callable[[], object],
@@ -134,6 +134,14 @@ class Objects:
                 self._refresh()
                 if copy in self._copies(digest, length):  # Else its shard was taken away meanwhile.
                     raise
+
+    def prove(self, digest: str, copy: Location) -> None:
+        """Decode one copy of an object and compare its digest. What it is stored against is read from any sound copy.
+
+        Raises:
+            CkptfmtError: it is not sound, or what it needs is not there.
+        """
+        self._verify_copy(digest, copy)
 
     def _verify_copy(self, digest: str, copy: Location) -> None:
         content = blake3.blake3()

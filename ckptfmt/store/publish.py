@@ -1,7 +1,7 @@
 """Publishing a manifest: the order of writes that is valid at any moment.
 
 Shards (durable already), manifest, pin; then confirm, on the file system and not in the catalog, every object that the
-manifest needs; then the ref, then unpin.
+manifest needs, bringing back from the trash what gc took out before it could see the pin; then the ref, then unpin.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from contextlib import contextmanager
 from ckptfmt.errors import CkptfmtError, IncompleteStore
 from ckptfmt.format import documents
 from ckptfmt.format.documents import FORMAT_VERSION
-from ckptfmt.format.manifest import Manifest, objects_of
+from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import Generation, Pin
 from ckptfmt.storage.machine import host_name
 from ckptfmt.store.elsewhere import OutsideObjects
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.refs import utc_now
 from ckptfmt.store.shards import read_shard_header, shard_key
-from ckptfmt.store.store import Store
+from ckptfmt.store.store import Store, manifest_key, record_key
+from ckptfmt.store.trash import bring_back
 
+PINS = "pins/"
 _PASSES = 5
 
 
 @contextmanager
-def pinned(store: Store, manifest: str) -> Iterator[None]:
-    """Claim a manifest, and with it all that it needs, until it has a ref."""
-    key = f"pins/{manifest}-{os.getpid()}-{uuid.uuid4().hex}.json"
-    pin = Pin(version=FORMAT_VERSION, manifest=manifest, host=host_name(), time=utc_now())
+def pinned(store: Store, document: str) -> Iterator[None]:
+    """Claim a manifest or a base record, and with it all that it needs, until it has a ref."""
+    key = f"{PINS}{document}-{os.getpid()}-{uuid.uuid4().hex}.json"
+    pin = Pin(version=FORMAT_VERSION, manifest=document, host=host_name(), time=utc_now())
     try:
         store.storage.put(key, documents.seal(pin))
         yield
@@ -53,6 +55,7 @@ def _look(store: Store, objects: dict[str, int], outside: OutsideObjects | None)
         for digest, copy in resolved.copies.items():
             wanted.setdefault(copy.shard, set()).add(digest)
         for shard in wanted.keys() - present.keys():
+            bring_back(store.storage, shard_key(shard))
             try:
                 present[shard] = {item.digest for item in read_shard_header(store.storage, shard)}
             except CkptfmtError:
@@ -104,6 +107,49 @@ def confirm(
     )
 
 
+def confirm_documents(store: Store, digest: str, manifest: Manifest) -> None:
+    """Make sure that a manifest, its lineage and its base's record are there and durable, not only in the trash.
+
+    Of what its ancestors are made of, all that can be brought back is: what was lost before is no news here.
+
+    Raises:
+        IncompleteStore: its parent or its base's record is gone.
+    """
+    storage = store.storage
+    if not bring_back(storage, manifest_key(digest)):
+        store.put_manifest(manifest)
+    keys = [manifest_key(digest)]
+    needed: list[Manifest | BaseRecord] = []
+    link, parent = manifest.base, manifest.lineage.parent if manifest.lineage is not None else None
+    if link is not None:
+        keys.append(record_key(link.record))
+        _bring_back(store, keys[-1], f"the record of base {link.name!r}")
+        needed.append(store.record(link.record))
+    seen: set[str] = set()
+    while parent is not None and parent not in seen:
+        seen.add(parent)
+        try:
+            _bring_back(store, manifest_key(parent), f"the parent {parent[:16]}")
+            ancestor = store.manifest(parent)
+        except CkptfmtError:
+            if len(seen) == 1:
+                raise
+            break
+        keys.append(manifest_key(parent))
+        needed.append(ancestor)
+        parent = ancestor.lineage.parent if ancestor.lineage is not None else None
+    catalog = store.catalog()
+    for document in needed:
+        shards = {copy.shard for copy in resolve(catalog.find_many, objects_of(document), _nowhere).copies.values()}
+        keys += [shard_key(shard) for shard in shards if bring_back(storage, shard_key(shard))]
+    storage.settle(keys)
+
+
+def _bring_back(store: Store, key: str, what: str) -> None:
+    if not bring_back(store.storage, key):
+        raise IncompleteStore(f"{what} is gone: {key}", digest=key, hint="ckptfmt fsck")
+
+
 def publish(
     store: Store,
     manifest: Manifest,
@@ -132,6 +178,7 @@ def publish(
     objects = objects_of(manifest)
     digest = store.put_manifest(manifest)
     with pinned(store, digest):
+        confirm_documents(store, digest, manifest)
         confirm(store, objects, name, outside=outside, again=again)
         generation = store.refs.append(name, lambda newest: make(digest, newest))
     return digest, generation or store.refs.newest(name)

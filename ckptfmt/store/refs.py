@@ -107,6 +107,16 @@ class Refs:
         found = ((name_of(item.key[len("refs/") :]), item.modified_ns) for item in self._storage.directories("refs/"))
         return sorted(item for item in found if item[0].startswith(prefix) and _is_name(item[0]))
 
+    def appeared(self) -> dict[str, dict[int, int]]:
+        """When each generation of every ref appeared, in ns of the storage's clock: name to number to time."""
+        found: dict[str, dict[int, int]] = {}
+        for listed in self._storage.list("refs/"):
+            directory, _, file = listed.key[len("refs/") :].rpartition("/")
+            name, stem = name_of(directory), file.removesuffix(".json")
+            if _is_name(name) and _NUMBER.fullmatch(stem):
+                found.setdefault(name, {})[int(stem)] = listed.modified_ns
+        return found
+
     def standing(self, prefix: str = "", damaged: Damaged | None = None) -> Iterator[Generation]:
         """The newest generation of every ref that stands and begins with `prefix`.
 

@@ -22,7 +22,7 @@ from ckptfmt.format.shard import (
     parse_shard,
     raw_hint,
 )
-from ckptfmt.storage.protocol import Storage, Upload
+from ckptfmt.storage.protocol import Readable, Storage, Upload
 from ckptfmt.store.object_writer import Incoming, ObjectWriter
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def shard_of(key: str) -> str | None:
     return name if is_digest(name) and key == shard_key(name) else None
 
 
-def read_shard_header(storage: Storage, shard: str) -> tuple[ShardObject, ...]:
+def read_shard_header(storage: Readable, shard: str) -> tuple[ShardObject, ...]:
     """The objects of a shard, from its own header, checked against the shard's name.
 
     Raises:
@@ -59,7 +59,7 @@ def read_shard_header(storage: Storage, shard: str) -> tuple[ShardObject, ...]:
     return read_header_at(storage, shard_key(shard), shard)
 
 
-def read_header_at(storage: Storage, key: str, shard: str) -> tuple[ShardObject, ...]:
+def read_header_at(storage: Readable, key: str, shard: str) -> tuple[ShardObject, ...]:
     """As `read_shard_header`, wherever the shard's file lies."""
     prefix = storage.read(key, 0, _PROBE_BYTES)
     size = storage.size(key) or 0

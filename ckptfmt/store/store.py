@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, lru_cache
 from typing import Final, TypeVar
 
@@ -18,12 +18,13 @@ from ckptfmt.format.manifest import BaseRecord, Manifest
 from ckptfmt.format.refs import Generation, StoreDocument, check_name
 from ckptfmt.storage import durable
 from ckptfmt.storage.local import TEMPORARY, LocalStorage
-from ckptfmt.storage.protocol import Storage
+from ckptfmt.storage.protocol import Listed, Storage
 from ckptfmt.store.catalog import Catalog, catalog_path
 from ckptfmt.store.elsewhere import OutsideObjects
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.refs import Refs, utc_now
 from ckptfmt.store.shards import PREFIX, read_shard_header, shard_of
+from ckptfmt.store.trash import Trashed, WithTrash, has_runs, trashed
 
 DOCUMENT: Final = "store.json"
 _MAX_DOCUMENT_BYTES: Final = 1 << 30
@@ -37,6 +38,7 @@ class Store:
 
     Attributes:
         storage: its bytes at rest.
+        readable: the same for whoever only reads: also what gc took out and did not unlink yet.
         refs: its names.
         document: its `store.json`.
         path: its directory; None for one in memory.
@@ -44,6 +46,7 @@ class Store:
 
     def __init__(self, storage: Storage, document: StoreDocument, path: str | None = None) -> None:
         self.storage = storage
+        self.readable = WithTrash(storage)
         self.document = document
         self.path = path
         self.refs = Refs(storage)
@@ -66,11 +69,17 @@ class Store:
             return self._catalog
 
     def _sync(self) -> None:
-        present = {
-            shard: listed.size for listed in self.storage.list(PREFIX) if (shard := shard_of(listed.key)) is not None
-        }
-        self.unreadable_shards = self._catalog.sync(present, lambda shard: read_shard_header(self.storage, shard))
+        # What is taken out meanwhile is seen in the trash, what is brought back meanwhile by the second look.
+        again = has_runs(self.storage)
+        present = self._shards_of(self.storage.list(PREFIX)) | self._shards_of(trashed(self.storage))
+        if again:
+            present |= self._shards_of(self.storage.list(PREFIX))
+        self.unreadable_shards = self._catalog.sync(present, lambda shard: read_shard_header(self.readable, shard))
         self._synced = True
+
+    @staticmethod
+    def _shards_of(values: Iterable[Listed | Trashed]) -> dict[str, int]:
+        return {shard: value.size for value in values if (shard := shard_of(value.key)) is not None}
 
     def _look_again(self) -> None:
         """What the catalog says is not there: make it follow the store; the first time, read every shard's header."""
@@ -93,7 +102,7 @@ class Store:
 
     def objects(self, outside: OutsideObjects | None = None) -> Objects:
         """The store's objects, and those of a referenced base."""
-        return Objects(self.storage, self.catalog(), refresh=self._look_again, outside=outside)
+        return Objects(self.readable, self.catalog(), refresh=self._look_again, outside=outside)
 
     def manifest(self, digest: str) -> Manifest:
         """A manifest by its id.
@@ -126,7 +135,7 @@ class Store:
         return record
 
     def _document(self, key: str, digest: str, kind: type[Kind]) -> Kind:
-        data = self.storage.read(key, 0, _MAX_DOCUMENT_BYTES)
+        data = self.readable.read(key, 0, _MAX_DOCUMENT_BYTES)
         if digest_of(data) != digest:
             raise IntegrityError(f"{key}: the document is damaged (its digest is not its name)", hint="ckptfmt fsck")
         return documents.decode(data, kind, where=key)

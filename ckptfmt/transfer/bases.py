@@ -10,12 +10,14 @@ from typing import Final, Literal
 
 from msgspec import structs
 
+from ckptfmt.digest import digest_of
 from ckptfmt.errors import BaseMismatch, CkptfmtError, Conflict, InvalidInput, NotFound
+from ckptfmt.format import documents
 from ckptfmt.format.manifest import BaseRecord, File, Tensor, objects_of, tensor_digest
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, BaseFiles, places_of
-from ckptfmt.store.publish import confirm
+from ckptfmt.store.publish import confirm, pinned
 from ckptfmt.store.refs import draft
 from ckptfmt.store.stat_cache import StatCache, stamp_of
 from ckptfmt.store.store import Store
@@ -102,9 +104,7 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
         raise InvalidInput(f"{source.path} holds no model weights that could be a base", hint="ckptfmt import --help")
     progress.end()
     record = build_record(content, root, source.repo, source.revision)
-    digest = store.put_record(record)
-    if keep == "copy":
-        _confirm_copy(store, name, record, checkpoint, written=written, progress=progress)
+    digest = digest_of(documents.encode(record))
     _remember(store, walked, content)
 
     def make(newest: Generation | None) -> Generation | None:
@@ -115,7 +115,11 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
             draft(digest, "base add"), origin=walked.root, keep=keep, attributes=attributes_of(walked)
         )
 
-    generation = store.refs.append(BASES + name, make) or store.refs.current(BASES + name)
+    with pinned(store, digest):
+        store.put_record(record)
+        if keep == "copy":
+            _confirm_copy(store, name, record, checkpoint, written=written, progress=progress)
+        generation = store.refs.append(BASES + name, make) or store.refs.current(BASES + name)
     return Base(name, generation, digest, store.record(digest))
 
 
@@ -268,8 +272,9 @@ def keep_base(store: Store, base: Base, *, progress: Progress) -> int:
     written = Written(store)
     _copy(store, checkpoint, written, progress, check=check)
     progress.end()
-    _confirm_copy(store, base.name, base.record, checkpoint, written=written, progress=progress)
-    _amend(store, base, "base keep", origin=place, keep="copy")
+    with pinned(store, base.digest):
+        _confirm_copy(store, base.name, base.record, checkpoint, written=written, progress=progress)
+        _amend(store, base, "base keep", origin=place, keep="copy")
     return written.size
 
 
@@ -280,8 +285,9 @@ def note_kept(store: Store, base: Base) -> None:
         IncompleteStore: an object that the catalog knows is in no shard.
     """
     if base.generation.keep != "copy":
-        confirm(store, objects_of(base.record), BASES + base.name, outside=None, again=lambda vanished: None)
-        _amend(store, base, "base keep", origin=base.generation.origin or "", keep="copy")
+        with pinned(store, base.digest):
+            confirm(store, objects_of(base.record), BASES + base.name, outside=None, again=lambda vanished: None)
+            _amend(store, base, "base keep", origin=base.generation.origin or "", keep="copy")
 
 
 def note_place(store: Store, base: Base, place: str) -> None:
