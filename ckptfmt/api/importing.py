@@ -9,6 +9,7 @@ from typing import Final, get_args
 from msgspec import structs
 
 from ckptfmt.api.optimizing import foresee, optimize
+from ckptfmt.api.options import ImportOptions
 from ckptfmt.api.results import (
     CheckpointReport,
     FailedPart,
@@ -53,21 +54,7 @@ def describe_plan(plan: Plan, parent: str | None, stage: int | None) -> ImportPl
     )
 
 
-def make_options(
-    store: Store,
-    *,
-    base: str | None,
-    parent: str | None,
-    stage: int | None,
-    how: How | None,
-    stage_dtype: str | None,
-    adapter: str | None,
-    effort: Effort,
-    jobs: int | None,
-    damaged_as_opaque: bool,
-    message: str | None,
-    progress: Progress,
-) -> Options:
+def make_options(store: Store, said: ImportOptions, progress: Progress) -> Options:
     """Check the words of a caller, and the base's files, before any work.
 
     Raises:
@@ -75,10 +62,12 @@ def make_options(
         NotFound: no such base or parent.
         BaseMismatch: the base's files are gone, or are not what was recorded.
     """
+    base, parent, adapter = said.get("base"), said.get("parent"), said.get("adapter")
+    how, dtype, effort = said.get("how"), said.get("stage_dtype"), said.get("effort", "balanced")
     for value, allowed, option in (
         (effort, EFFORTS, "effort"),
         (how, HOWS, "how"),
-        (stage_dtype, STAGE_DTYPES, "stage-dtype"),
+        (dtype, STAGE_DTYPES, "stage-dtype"),
     ):
         if value is not None and value not in allowed:
             raise InvalidInput(f"--{option}: {value!r} is none of {', '.join(allowed)}")
@@ -88,14 +77,14 @@ def make_options(
     return Options(
         base=found,
         parent=store.resolve(parent)[0] if parent else None,
-        stage=stage,
+        stage=said.get("stage"),
         how=how,
-        dtype=stage_dtype,
-        adapter=adapter,
+        dtype=dtype,
+        adapter=os.fspath(adapter) if adapter is not None else None,
         effort=effort,
-        jobs=jobs or os.cpu_count() or 1,
-        damaged_as_opaque=damaged_as_opaque,
-        message=message,
+        jobs=said.get("jobs") or os.cpu_count() or 1,
+        damaged_as_opaque=said.get("damaged_as_opaque", False),
+        message=said.get("message"),
     )
 
 

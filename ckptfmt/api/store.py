@@ -6,32 +6,27 @@ Each verb loads what it needs when it is called: what only looks starts in a ten
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 from ckptfmt.api.finding import DEFAULT_NAME, find_store
+from ckptfmt.api.options import ImportOptions
 from ckptfmt.api.results import (
-    BaseKept,
-    BaseReport,
-    BaseVerified,
-    Bound,
     CheckpointReport,
     ConvertReport,
     ImportPlan,
     ImportReport,
     Log,
     MergeReport,
-    OptimizeReport,
-    RefChanged,
     RefRow,
     RestoreReport,
     Shown,
     Stats,
-    VerifyReport,
 )
-from ckptfmt.encodings.protocol import Effort
+from ckptfmt.api.store_names import StoreNames
+from ckptfmt.api.store_upkeep import StoreUpkeep
 from ckptfmt.format.manifest import How
 from ckptfmt.format.refs import BASES
 from ckptfmt.merge.materialize import DIRECTORY, sweep
@@ -42,10 +37,9 @@ from ckptfmt.store.store import init_store, open_store
 
 if TYPE_CHECKING:
     from ckptfmt.convert.checkpoint import Checkpoint
-    from ckptfmt.transfer.bases import Keep
 
 
-class Store:
+class Store(StoreNames, StoreUpkeep):
     """An open store.
 
     Paths are strings or path-likes; a checkpoint is named by ref (`runs/exp1`), by ref and generation
@@ -108,37 +102,18 @@ class Store:
         path: str | os.PathLike[str],
         *,
         name: str,
-        base: str | None = None,
-        parent: str | None = None,
-        stage: int | None = None,
-        how: How | None = None,
-        stage_dtype: str | None = None,
-        adapter: str | os.PathLike[str] | None = None,
-        effort: Effort = "balanced",
-        jobs: int | None = None,
-        damaged_as_opaque: bool = False,
-        message: str | None = None,
         planned: Callable[[ImportPlan], None] | None = None,
         progress: Progress = SILENT,
+        **options: Unpack[ImportOptions],
     ) -> ImportReport:
         """Take in the checkpoint at `path`, or all below it.
 
         Args:
             path: a file, a checkpoint's directory, or a directory of many.
             name: the ref; for many it holds `{name}`, for which each one's path below `path` stands.
-            base: name of the base they were made from.
-            parent: the checkpoint this one was trained from.
-            stage: its number in a chain of stages.
-            how: what it was trained on: `continue` (the merged parent), `stack` (the parent with its adapter beside),
-                `resume` (the parent's adapter itself), `parent-only` (the base merged with the parent's own adapter).
-            stage_dtype: dtype that was held between the stages: bf16, fp16 or fp32.
-            adapter: path of an adapter that was merged into it; a merged checkpoint then takes next to nothing.
-            effort: `fast` stores tensors as they are, `balanced` encodes what is quick, `max` all.
-            jobs: threads that encode; by default one a core.
-            damaged_as_opaque: keep structurally lying files whole instead of refusing their checkpoint.
-            message: a note in the ref's history.
             planned: told of the plan before any work; may raise to cancel.
             progress: told of the bytes read; may raise to cancel.
+            options: base, parent, stage and more, as `ImportOptions` says.
 
         Raises:
             CkptfmtError: the only checkpoint failed; of several, failures are in the report.
@@ -146,63 +121,28 @@ class Store:
         from ckptfmt.api import importing
 
         self._sweep()
+        parent, stage = options.get("parent"), options.get("stage")
         plan = importing.plan(os.fspath(path), name, parent, stage)
         if planned is not None:
             planned(importing.describe_plan(plan, parent, stage))
-        options = importing.make_options(
-            self._engine,
-            base=base,
-            parent=parent,
-            stage=stage,
-            how=how,
-            stage_dtype=stage_dtype,
-            adapter=os.fspath(adapter) if adapter is not None else None,
-            effort=effort,
-            jobs=jobs,
-            damaged_as_opaque=damaged_as_opaque,
-            message=message,
-            progress=progress,
+        return importing.execute_plan(
+            self._engine, plan, importing.make_options(self._engine, options, progress), progress
         )
-        return importing.execute_plan(self._engine, plan, options, progress)
 
     def import_checkpoint(
         self,
         path: str | os.PathLike[str],
         name: str,
         *,
-        base: str | None = None,
-        parent: str | None = None,
-        stage: int | None = None,
-        how: How | None = None,
-        stage_dtype: str | None = None,
-        adapter: str | os.PathLike[str] | None = None,
-        effort: Effort = "balanced",
-        jobs: int | None = None,
-        damaged_as_opaque: bool = False,
-        message: str | None = None,
         progress: Progress = SILENT,
+        **options: Unpack[ImportOptions],
     ) -> CheckpointReport:
         """Take in one checkpoint. See `import_path`.
 
         Raises:
             InvalidInput: there are many at `path`.
         """
-        report = self.import_path(
-            path,
-            name=name,
-            base=base,
-            parent=parent,
-            stage=stage,
-            how=how,
-            stage_dtype=stage_dtype,
-            adapter=adapter,
-            effort=effort,
-            jobs=jobs,
-            damaged_as_opaque=damaged_as_opaque,
-            message=message,
-            progress=progress,
-        )
-        return report.checkpoints[0]
+        return self.import_path(path, name=name, progress=progress, **options).checkpoints[0]
 
     def list_refs(self, pattern: str | None = None, *, damaged: Damaged | None = None) -> list[RefRow]:
         """Every checkpoint ref that stands and fits `pattern`, by name.
@@ -248,122 +188,6 @@ class Store:
         from ckptfmt.api import restoring
 
         return restoring.restore_ref(self._engine, name, os.fspath(target), progress)
-
-    def verify(
-        self, names: tuple[str, ...] = (), *, subset: tuple[int, int] | None = None, progress: Progress = SILENT
-    ) -> VerifyReport:
-        """Decode every object of some checkpoints, or of all, and compare digests."""
-        from ckptfmt.api import checking
-
-        return checking.verify(self._engine, names, subset, progress)
-
-    def optimize(
-        self,
-        names: Sequence[str] = (),
-        *,
-        recovery: bool = True,
-        again: bool = False,
-        device: str = "cpu",
-        progress: Progress = SILENT,
-    ) -> OptimizeReport:
-        """Store the objects of some checkpoints, or of all, again where that makes them smaller.
-
-        No manifest changes, and every file comes back as before. The copies that were there stay until `gc` runs.
-        Stopped at any time, what was done is done, and the next call goes on from there.
-
-        Args:
-            names: checkpoints; none for all.
-            recovery: find lost adapters again in what they were merged into; seconds to minutes a tensor.
-            again: try also what was tried before.
-            device: where to look for adapters, `cpu` or `cuda`.
-            progress: told of decoded bytes; may raise to stop.
-        """
-        from ckptfmt.api import optimizing
-
-        return optimizing.optimize(
-            self._engine, names, recovery=recovery, again=again, device=device, progress=progress
-        )
-
-    def add_base(
-        self,
-        name: str,
-        source: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        keep: Keep = "reference",
-        progress: Progress = SILENT,
-    ) -> BaseReport:
-        """Record a base model from a directory or the local Hub cache; with `keep="copy"` take its bytes in too."""
-        from ckptfmt.api import bases
-
-        return bases.add(self._engine, name, os.fspath(source), revision=revision, keep=keep, progress=progress)
-
-    def list_bases(self) -> list[BaseReport]:
-        """Every base, by name."""
-        from ckptfmt.api import bases
-
-        return bases.listed(self._engine)
-
-    def verify_base(
-        self,
-        name: str,
-        *,
-        path: str | os.PathLike[str] | None = None,
-        full: bool = False,
-        progress: Progress = SILENT,
-    ) -> BaseVerified:
-        """Compare a base's files with its record; `full` reads them even where nothing speaks for a change."""
-        from ckptfmt.api import bases
-
-        return bases.verify(self._engine, name, None if path is None else os.fspath(path), full=full, progress=progress)
-
-    def keep_base(self, name: str, *, progress: Progress = SILENT) -> BaseKept:
-        """Copy a referenced base in."""
-        from ckptfmt.api import bases
-
-        return bases.keep(self._engine, name, progress)
-
-    def drop_base(self, name: str) -> RefChanged:
-        """Drop a base's name; refused while a checkpoint is bound to it."""
-        from ckptfmt.api import bases
-
-        return bases.drop(self._engine, name)
-
-    def bind(self, ref: str, base: str) -> Bound:
-        """State the base of an adapter."""
-        from ckptfmt.api import naming
-
-        return naming.bind_ref(self._engine, ref, base)
-
-    def drop(self, ref: str) -> RefChanged:
-        """Drop a ref; `rollback` brings it back."""
-        from ckptfmt.api import naming
-
-        return naming.drop(self._engine, ref)
-
-    def rename(self, old: str, new: str) -> RefChanged:
-        """Give a ref another name."""
-        from ckptfmt.api import naming
-
-        return naming.rename(self._engine, old, new)
-
-    def tag(self, ref: str, labels: tuple[str, ...], *, remove: bool = False) -> RefChanged:
-        """Add labels to a ref, or take them away."""
-        from ckptfmt.api import naming
-
-        return naming.tag(self._engine, ref, labels, remove=remove)
-
-    def pin(self, ref: str, *, off: bool = False) -> RefChanged:
-        """Protect a ref, or stop protecting it."""
-        from ckptfmt.api import naming
-
-        return naming.pin(self._engine, ref, off=off)
-
-    def rollback(self, name: str) -> RefChanged:
-        """Return a ref to an earlier generation, named as `ref@3`."""
-        from ckptfmt.api import naming
-
-        return naming.rollback(self._engine, name)
 
     def merge(
         self,

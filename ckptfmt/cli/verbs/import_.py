@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Unpack
 
 import click
 
@@ -15,6 +15,7 @@ from ckptfmt.cli.text import count, ratio, size, table
 from ckptfmt.cli.verb import BASE, REF, verb
 
 if TYPE_CHECKING:
+    from ckptfmt.api.options import ImportOptions
     from ckptfmt.api.results import CheckpointReport, FailedPart, ImportPlan, ImportReport
 
 _MOST_LEFT: Final = 10
@@ -50,21 +51,12 @@ ckptfmt import ./stage-2 --name runs/exp1/stage-2 --parent runs/exp1/stage-1 --h
 @click.option("--damaged-as-opaque", is_flag=True, help="Keep a damaged file byte for byte, marked, and do not fail.")
 @click.option("--message", metavar="TEXT", help="A line for the log.")
 @click.option("--dry-run", is_flag=True, help="Show what would be taken, and take nothing.")
-def command(  # noqa: PLR0917 - click calls it by name
+def command(
     session: Session,
     path: str,
     name: str,
-    base: str | None,
-    adapter: str | None,
-    parent: str | None,
-    stage: int | None,
-    how: Literal["continue", "stack", "resume", "parent-only"] | None,
-    stage_dtype: str | None,
-    effort: Literal["fast", "balanced", "max"],
-    jobs: int | None,
-    damaged_as_opaque: bool,  # noqa: FBT001
-    message: str | None,
     dry_run: bool,  # noqa: FBT001
+    **options: Unpack[ImportOptions],
 ) -> int:
     """Take checkpoints into the store.
 
@@ -87,7 +79,7 @@ def command(  # noqa: PLR0917 - click calls it by name
     """
     with session.store() as store:
         if dry_run:
-            plan = store.plan_import(path, name=name, parent=parent, stage=stage)
+            plan = store.plan_import(path, name=name, parent=options.get("parent"), stage=options.get("stage"))
             session.give(plan, lambda: plan_lines(plan))
             return 0
 
@@ -96,22 +88,7 @@ def command(  # noqa: PLR0917 - click calls it by name
                 session.note(*plan_lines(plan), "")
 
         with session.progress() as progress:
-            report = store.import_path(
-                path,
-                name=name,
-                base=base,
-                parent=parent,
-                stage=stage,
-                how=how,
-                stage_dtype=stage_dtype,
-                adapter=adapter,
-                effort=effort,
-                jobs=jobs,
-                damaged_as_opaque=damaged_as_opaque,
-                message=message,
-                planned=tell,
-                progress=progress,
-            )
+            report = store.import_path(path, name=name, planned=tell, progress=progress, **options)
     problems = [problem_of_part(part) for part in report.failed]
     worst = max(problems, key=lambda problem: problem.exit_code, default=None)
     session.give(_document(report, worst), lambda: report_lines(report))

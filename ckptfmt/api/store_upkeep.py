@@ -1,0 +1,50 @@
+"""The part of `Store` that keeps it sound and small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ckptfmt.api.results import OptimizeReport, VerifyReport
+from ckptfmt.progress import SILENT, Progress
+from ckptfmt.store.store import Store as Engine
+
+
+class StoreUpkeep:
+    """See `Store`."""
+
+    _engine: Engine
+
+    def verify(
+        self, names: tuple[str, ...] = (), *, subset: tuple[int, int] | None = None, progress: Progress = SILENT
+    ) -> VerifyReport:
+        """Decode every object of some checkpoints, or of all, and compare digests."""
+        from ckptfmt.api import checking
+
+        return checking.verify(self._engine, names, subset, progress)
+
+    def optimize(
+        self,
+        names: Sequence[str] = (),
+        *,
+        recovery: bool = True,
+        again: bool = False,
+        device: str = "cpu",
+        progress: Progress = SILENT,
+    ) -> OptimizeReport:
+        """Store the objects of some checkpoints, or of all, again where that makes them smaller.
+
+        No manifest changes, and every file comes back as before. The copies that were there stay until `gc` runs.
+        Stopped at any time, what was done is done, and the next call goes on from there.
+
+        Args:
+            names: checkpoints; none for all.
+            recovery: find lost adapters again in what they were merged into; seconds to minutes a tensor.
+            again: try also what was tried before.
+            device: where to look for adapters, `cpu` or `cuda`.
+            progress: told of decoded bytes; may raise to stop.
+        """
+        from ckptfmt.api import optimizing
+
+        return optimizing.optimize(
+            self._engine, names, recovery=recovery, again=again, device=device, progress=progress
+        )
