@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ckptfmt.api.results import OptimizeReport, VerifyReport
 from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.store import Store as Engine
+
+if TYPE_CHECKING:
+    from ckptfmt.api.reclaiming import GcReport
+    from ckptfmt.store.gc_plan import GcPlan
 
 
 class StoreUpkeep:
@@ -48,3 +53,41 @@ class StoreUpkeep:
         return optimizing.optimize(
             self._engine, names, recovery=recovery, again=again, device=device, progress=progress
         )
+
+    def plan_gc(self, *, grace_hours: float = 24.0, keep_history_days: float = 30.0, apply: bool = False) -> GcPlan:
+        """Look for what no ref reaches. Reads only, unless `apply`: then the storage's clock is asked, by a file.
+
+        Args:
+            grace_hours: what is younger stays; what is taken out stays in the trash as long.
+            keep_history_days: how long what was superseded or dropped can be brought back.
+            apply: whether the plan is to be executed.
+
+        Raises:
+            IncompleteStore, IntegrityError: something that is needed is missing or damaged.
+        """
+        from ckptfmt.api import reclaiming
+
+        return reclaiming.make_plan(
+            self._engine, grace_hours=grace_hours, keep_history_days=keep_history_days, apply=apply
+        )
+
+    def planned_gc(self, plan: GcPlan) -> GcReport:
+        """A plan as it is shown: nothing was done yet."""
+        from ckptfmt.api import reclaiming
+
+        return reclaiming.GcReport(plan=reclaiming.told(plan), applied=False)
+
+    def gc(self, plan: GcPlan | None = None, *, progress: Progress = SILENT) -> GcReport:
+        """Take out what no ref reaches, and unlink what was taken out long enough ago.
+
+        Args:
+            plan: made by `plan_gc` with `apply`; None for one with the usual ages.
+            progress: told of bytes that are moved or proven; may raise to stop: nothing that is needed is lost then.
+
+        Raises:
+            IncompleteStore, IntegrityError: something that is needed is missing or damaged; nothing was unlinked.
+            Conflict: others were quicker, again and again.
+        """
+        from ckptfmt.api import reclaiming
+
+        return reclaiming.run_plan(self._engine, plan or self.plan_gc(apply=True), progress)

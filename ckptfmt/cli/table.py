@@ -37,6 +37,7 @@ VERBS: Final[dict[str, Entry]] = {
     "base": Entry("base", "Record base models, compare them, copy them in, drop them.", _BASES),
     "bind": Entry("bind", "State the base of a checkpoint that has none.", _BASES),
     "init": Entry("init", "Make a store.", _MORE),
+    "gc": Entry("gc", "Delete what no ref reaches; frees bytes.", _MORE),
     "stats": Entry("stats", "Logical against stored bytes, by encoding and by run.", _MORE),
     "demo": Entry("demo", "Make a small model and bloated checkpoints of it, and take them in.", _MORE),
     "completion": Entry("completion", "Print the completion script for a shell.", _MORE),

@@ -90,12 +90,12 @@ class _Settling:
         return digest in self._single or digest in self.chosen or digest in self._outside
 
     def take_outside(self, digests: set[bytes]) -> None:
-        """From now on these are there, outside the store."""
+        """From now on these are there, outside the store: no copy of theirs may be made of what is made of them."""
         self._outside |= digests
 
     def settle(self) -> None:
         """Choose until nothing more can be chosen."""
-        rest = sorted(digest for digest in self._several if digest not in self.chosen)
+        rest = sorted(digest for digest in self._several if digest not in self.chosen and digest not in self._outside)
         self._spread(digest for digest in rest if self._is_ready(digest))
         while True:
             before = len(self.chosen)
@@ -119,7 +119,8 @@ class _Settling:
                 queue.extend(self._ready_after(digest))
 
     def _ready_after(self, digest: bytes) -> list[bytes]:
-        return [each for each in self._waiting.get(digest, ()) if each not in self.chosen and self._is_ready(each)]
+        waiting = (each for each in self._waiting.get(digest, ()) if not self.has(each))
+        return [each for each in waiting if self._is_ready(each)]
 
     def _is_ready(self, digest: bytes) -> bool:
         return self._depth_of(self._several[digest][0]) is not None
