@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 from ckptfmt.api.results import (
     LineageStep,
@@ -17,38 +16,24 @@ from ckptfmt.api.results import (
     Stored,
     TensorStored,
 )
-from ckptfmt.api.shared import encodings_of, needs_base, needs_itself, sum_encodings
+from ckptfmt.api.shared import (
+    encodings_of,
+    fits,
+    needs_base,
+    needs_itself,
+    standing_refs,
+    sum_encodings,
+    usage_of,
+)
 from ckptfmt.errors import CkptfmtError, NotFound
-from ckptfmt.format.manifest import BaseRecord, Manifest, logical_bytes, objects_of
+from ckptfmt.format.manifest import Manifest, logical_bytes, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import all_bases
 from ckptfmt.store.catalog import Location
 from ckptfmt.store.graph import smallest
-from ckptfmt.store.ref_cache import CatalogRefCache
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
-from ckptfmt.store.usage import Used, follow
-
-
-def _standing(store: Store, damaged: Damaged | None = None) -> list[Generation]:
-    return store.refs.standing_cached(CatalogRefCache(store.facts(), store.path), damaged)
-
-
-def _usage(store: Store, standing: list[Generation], damaged: Damaged | None = None) -> dict[str, Used]:
-    """Usage of every document that a ref names; a base record counts as one. What cannot be read is left out."""
-    names = {item.target: item.name for item in standing}
-
-    def tell(digest: str, error: CkptfmtError) -> None:
-        if damaged is None:
-            raise error
-        damaged(names[digest], error)
-
-    records = {item.target for item in standing if item.name.startswith(BASES)}
-
-    def load(digest: str) -> Manifest | BaseRecord:
-        return store.record(digest) if digest in records else store.manifest_uncached(digest)
-
-    return follow(store.catalog(), [item.target for item in standing if item.target is not None], load, tell)
+from ckptfmt.store.usage import Used
 
 
 def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None) -> list[RefRow]:
@@ -56,8 +41,8 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
 
     `damaged` is told of refs that cannot be read, as in `Refs.standing`.
     """
-    standing = _standing(store, damaged)
-    usage = _usage(store, standing, damaged)
+    standing = standing_refs(store, damaged)
+    usage = usage_of(store, standing, damaged)
     named: dict[str | None, int] = {}
     for item in standing:
         named[item.target] = named.get(item.target, 0) + 1
@@ -65,7 +50,7 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
     needs: dict[str, NeedsBase | None] = {}
     rows = []
     for item in standing:
-        if item.target not in usage or item.name.startswith(BASES) or not _fits(item.name, pattern):
+        if item.target not in usage or item.name.startswith(BASES) or not fits(item.name, pattern):
             continue
         used = usage[item.target]
         summary = used.summary
@@ -91,12 +76,6 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
             )
         )
     return rows
-
-
-def _fits(name: str, pattern: str | None) -> bool:
-    if pattern is None:
-        return True
-    return fnmatchcase(name, pattern) or name.startswith(pattern.rstrip("/") + "/") or name == pattern
 
 
 def _needs(store: Store, target: str, used: Used, known: dict[str, NeedsBase | None]) -> NeedsBase | None:
@@ -167,7 +146,7 @@ def log(store: Store, name: str) -> Log:
     if digest is None and not generations:
         raise NotFound(f"no ref {name!r}", hint="ckptfmt ls")
     refs_of: dict[str, list[str]] = {}
-    for item in _standing(store):
+    for item in standing_refs(store):
         refs_of.setdefault(item.target or "", []).append(item.name)
     steps = []
     seen: set[str] = set()
@@ -193,8 +172,8 @@ def _generations(store: Store, ref: str) -> tuple[Generation, ...]:
 
 def stats(store: Store, damaged: Damaged | None = None) -> Stats:
     """The store as a whole; `damaged` is told of what cannot be read and is left out, as in `Refs.standing`."""
-    standing = _standing(store, damaged)
-    usage = _usage(store, standing, damaged)
+    standing = standing_refs(store, damaged)
+    usage = usage_of(store, standing, damaged)
     objects: dict[str, int] = {}
     checkpoints = []
     for item in standing:

@@ -358,3 +358,38 @@ class RunStats(msgspec.Struct, frozen=True):
     logical_bytes: int
     stored_bytes: int
     exclusive_bytes: int
+
+
+class PlannedRef(msgspec.Struct, frozen=True):
+    """A ref that a prune drops or keeps, and every reason why it is kept; of those that go there is none.
+
+    `generation` is the one that was seen, to which `rollback REF@N` returns; `exclusive_bytes` what only it needs.
+    """
+
+    ref: str
+    run: str
+    generation: int
+    manifest: str
+    step: int | None
+    stage: int | None
+    exclusive_bytes: int
+    reasons: tuple[str, ...]
+
+
+class PrunePlan(msgspec.Struct, frozen=True):
+    """What a prune would do: `policy` in the words of the command line, `orders` by what each run is ordered."""
+
+    policy: str
+    orders: dict[str, Literal["step", "stage", "number", "time"]]
+    dropped: tuple[PlannedRef, ...]
+    kept: tuple[PlannedRef, ...]
+
+
+class PruneReport(msgspec.Struct, frozen=True):
+    """What a prune did. What moved on meanwhile stands among `kept` and in `failed`."""
+
+    policy: str
+    applied: bool
+    dropped: tuple[PlannedRef, ...]
+    kept: tuple[PlannedRef, ...]
+    failed: tuple[FailedPart, ...]

@@ -5,14 +5,48 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 
 from ckptfmt.api.results import NeedsBase, Stored
-from ckptfmt.errors import BaseMismatch, InvalidInput
+from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
+from ckptfmt.format.refs import BASES, Generation
 from ckptfmt.store.bases import missing_from, needed_objects, places_of
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.outside import all_outside
+from ckptfmt.store.ref_cache import CatalogRefCache
+from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
+from ckptfmt.store.usage import Used, follow
+
+
+def standing_refs(store: Store, damaged: Damaged | None = None) -> list[Generation]:
+    """The newest generation of every ref that stands, bases too, from the cache where nothing changed."""
+    return store.refs.standing_cached(CatalogRefCache(store.facts(), store.path), damaged)
+
+
+def usage_of(store: Store, standing: list[Generation], damaged: Damaged | None = None) -> dict[str, Used]:
+    """Usage of every document that a ref names; a base record counts as one. What cannot be read is left out."""
+    names = {item.target: item.name for item in standing}
+
+    def tell(digest: str, error: CkptfmtError) -> None:
+        if damaged is None:
+            raise error
+        damaged(names[digest], error)
+
+    records = {item.target for item in standing if item.name.startswith(BASES)}
+
+    def load(digest: str) -> Manifest | BaseRecord:
+        return store.record(digest) if digest in records else store.manifest_uncached(digest)
+
+    return follow(store.catalog(), [item.target for item in standing if item.target is not None], load, tell)
+
+
+def fits(name: str, pattern: str | None) -> bool:
+    """Tell whether a ref fits a shell pattern, or begins with it up to a '/'; None fits all."""
+    if pattern is None:
+        return True
+    return fnmatchcase(name, pattern) or name.startswith(pattern.rstrip("/") + "/") or name == pattern
 
 
 def needs_itself(store: Store, name: str, record: str) -> NeedsBase | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ckptfmt.api.results import OptimizeReport, VerifyReport
+from ckptfmt.api.results import OptimizeReport, PrunePlan, PruneReport, VerifyReport
 from ckptfmt.progress import SILENT, Progress
+from ckptfmt.store.retention import Policy
 from ckptfmt.store.store import Store as Engine
 
 if TYPE_CHECKING:
@@ -91,3 +92,22 @@ class StoreUpkeep:
         from ckptfmt.api import reclaiming
 
         return reclaiming.run_plan(self._engine, plan or self.plan_gc(apply=True), progress)
+
+    def plan_prune(self, patterns: Sequence[str] = (), *, keep: Policy) -> PrunePlan:
+        """Which of the checkpoints that fit any of `patterns` (none: all) a policy drops, and why it keeps the others.
+
+        Pinned refs, and what those that are kept were trained from, are kept in any case; bases are never dropped.
+
+        Raises:
+            InvalidInput: the policy has no rule, or names a metric that no checkpoint has.
+            IntegrityError: a ref or a manifest cannot be read.
+        """
+        from ckptfmt.api import pruning
+
+        return pruning.plan_prune(self._engine, patterns, keep)
+
+    def prune(self, plan: PrunePlan, *, progress: Progress = SILENT) -> PruneReport:
+        """Drop what a plan says, and nothing else. Frees no bytes; `rollback` brings each one back."""
+        from ckptfmt.api import pruning
+
+        return pruning.prune(self._engine, plan, progress)

@@ -34,6 +34,7 @@ VERBS: Final[dict[str, Entry]] = {
     "pin": Entry("pin", "Protect a checkpoint from being pruned.", _NAMES),
     "rollback": Entry("rollback", "Return a name to an earlier generation.", _NAMES),
     "rm": Entry("rm", "Drop a name; its history stays.", _NAMES),
+    "prune": Entry("prune", "Drop names by policy; frees no bytes.", _NAMES),
     "base": Entry("base", "Record base models, compare them, copy them in, drop them.", _BASES),
     "bind": Entry("bind", "State the base of a checkpoint that has none.", _BASES),
     "init": Entry("init", "Make a store.", _MORE),

@@ -55,6 +55,8 @@ KEYS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("tag runs/stage-1 best", "ref generation", itself),
     ("pin runs/stage-1", "ref generation", itself),
     ("rm runs/stage-1", "ref generation", itself),
+    ("prune --keep-last 1", "dropped kept", itself),
+    ("prune runs --keep-stage 1 --apply", "dropped kept", itself),
     ("rollback runs/stage-1@1", "ref generation", itself),
     ("stats", "logical_bytes stored_bytes by_encoding plans", itself),
     ("completion bash", "shell script", itself),

@@ -16,6 +16,7 @@ from ckptfmt.api import Store
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.progress import SILENT
 from ckptfmt.store.bases import find_base
+from ckptfmt.store.retention import Policy
 from ckptfmt.store.store import Store as Engine
 from ckptfmt.store.store import open_store
 from ckptfmt.transfer.bases import keep_base
@@ -94,6 +95,18 @@ def _nothing(place: Place) -> None:
 def _with_first(place: Place) -> None:
     with Store.init(place.store) as store:
         store.import_path(place.sources / "first", name="runs/first")
+
+
+def _with_runs(place: Place) -> None:
+    _with_first(place)
+    with place.open() as store:
+        store.import_path(place.sources / "runs", name="many/run-{name}")
+
+
+def _prune(place: Place) -> None:
+    """Two of three in one run go."""
+    with place.open() as store:
+        store.prune(store.plan_prune(["many"], keep=Policy(last=1)))
 
 
 def _with_base(place: Place) -> None:
@@ -262,6 +275,13 @@ VERBS: Final = (
         FIRST,
         {},
         said_when_done=("not-found",),
+    ),
+    Verb(
+        "prune",
+        _with_runs,
+        _prune,
+        {**FIRST, "many/run-x": "runs/x", "many/run-y": "runs/y", "many/run-z": "runs/z"},
+        {**FIRST, "many/run-z": "runs/z"},
     ),
     Verb("pin", _with_first, _calling(lambda store, place: store.pin("runs/first")), FIRST, FIRST),
     Verb(
