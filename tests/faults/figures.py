@@ -19,12 +19,14 @@ class Tally:
         what: name of the figures.
         parts: all that have to run for the sum to mean anything; of a selection (`-k`) nothing is asked.
         least: name of a count to the least it must come to.
+        distinct: what counts once, whatever part it turned up in.
     """
 
     what: str
     parts: frozenset[str]
     least: dict[str, int]
     counts: Counter[str] = field(default_factory=Counter)
+    distinct: dict[str, set[object]] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
 
@@ -32,6 +34,12 @@ class Tally:
         assert part in self.parts, part
         self.ran.add(part)
         self.counts.update(counts)
+
+    def add_distinct(self, part: str, **found: Iterable[object]) -> None:
+        self.add(part)
+        for name, keys in found.items():
+            self.distinct.setdefault(name, set()).update(keys)
+            self.counts[name] = len(self.distinct[name])
 
     def close(self) -> None:
         figures = {

@@ -110,6 +110,7 @@ class Stepper:
         reads: take turns at reads of the store too, not only at changes.
         also: another observer, that sees the calls in the order in which they are made.
         stepped: called after each change of a name, while nobody runs.
+        finished: told the number of an actor that has ended, while nobody runs.
     """
 
     def __init__(
@@ -121,10 +122,12 @@ class Stepper:
         reads: bool = False,
         also: Any = None,
         stepped: Callable[[], None] = lambda: None,
+        finished: Callable[[int], None] = lambda _number: None,
     ) -> None:
         self.actors = [Running(act, caches / str(number)) for number, act in enumerate(actors)]
         self.taken: list[int] = []
-        self._policy, self._reads, self._also, self._stepped = policy, reads, also, stepped
+        self._policy, self._reads, self._also = policy, reads, also
+        self._stepped, self._finished = stepped, finished
         self._back = threading.Semaphore(0)
         self._here = threading.local()
         self._stopped = False
@@ -195,6 +198,8 @@ class Stepper:
                 patch.setenv("CKPTFMT_CACHE", str(actor.cache))
                 actor.turn.release()
                 assert self._back.acquire(timeout=60), f"actor {number} waits for another after {actor.waiting}"
+                if actor.ended:
+                    self._finished(number)
 
     def _stop(self, threads: Sequence[threading.Thread]) -> None:
         self._stopped = True
