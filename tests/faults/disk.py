@@ -156,6 +156,9 @@ class Disk:
                 for name, child in node.entries.items():
                     visit(child, f"{below}/{name}")
 
+        if path == self.root:
+            visit(self.top, path)
+            return found
         parent, name = self._parent(path)
         if name in parent.entries:
             visit(parent.entries[name], path)
