@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.planted.bug import LOCAL, MACHINE, PUBLISH, REFS, Bug, errno, meet, power
+from tests.planted.bug import LOCAL, PUBLISH, REFS, Bug, errno, meet, power
 
 WRITING: Final[tuple[Bug, ...]] = (
     # The order of writes.
@@ -147,11 +147,11 @@ WRITING: Final[tuple[Bug, ...]] = (
         power("tag", "rollback"),
     ),
     Bug(
-        "a restore appears before its directories are synced",
+        "a directory appears before it is synced",
         "storage/appearing.py",
         "            durable.fsync_directory(building)\n",
         "",
-        power("restore"),
+        ("tests/storage/test_appearing.py",),
     ),
     Bug(
         "a restore's name is not synced",
@@ -246,7 +246,7 @@ WRITING: Final[tuple[Bug, ...]] = (
         "transfer/importing.py",
         "    if newest is not None and newest.target == target:\n        return None\n",
         "",
-        MACHINE,
+        ("tests/transfer/test_equal_ids.py", "tests/transfer/test_round_trip.py", "tests/store/test_store.py"),
     ),
     # Failing calls.
     Bug(
