@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt --build-constraint constraints.txt \
-	  --group test --group fixtures --group lint --editable '.[demo]'
+	  --group test --group fixtures --group fuzz --group lint --editable '.[demo]'
 	@touch $@
 
 demo: install ## Make a small model and the checkpoints people have, take them in, compare what comes back.

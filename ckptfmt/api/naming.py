@@ -60,7 +60,7 @@ def tag(store: Store, ref: str, labels: tuple[str, ...], *, remove: bool) -> Ref
     kept = [label for label in seen.labels if label not in labels]
     wanted = tuple(kept) if remove else (*seen.labels, *(label for label in labels if label not in seen.labels))
     if wanted == seen.labels:
-        return _changed(seen)
+        return _changed(store.refs.settled(seen))
     return _changed(store.refs.swap(seen, structs.replace(seen, **_fresh(seen.target, "tag"), labels=wanted)))
 
 
@@ -68,7 +68,7 @@ def pin(store: Store, ref: str, *, off: bool) -> RefChanged:
     """Protect a ref from rm and prune, or stop protecting it."""
     seen = _checkpoint_ref(store, ref)
     if seen.pinned is not off:
-        return _changed(seen)
+        return _changed(store.refs.settled(seen))
     return _changed(store.refs.swap(seen, structs.replace(seen, **_fresh(seen.target, "pin"), pinned=not off)))
 
 
@@ -84,7 +84,7 @@ def rollback(store: Store, name: str) -> RefChanged:
         raise NotFound(f"{name!r} is where the ref was dropped", hint=f"ckptfmt log {ref}")
     newest = store.refs.newest(ref) or old
     if newest.target == old.target:
-        return _changed(newest)
+        return _changed(store.refs.settled(newest))
     with pinned(store, old.target):
         _still_there(store, old)
         draft = structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))
@@ -108,6 +108,7 @@ def bind_ref(store: Store, ref: str, base: str) -> Bound:
             hint="import it again under another name with --base",
         )
     if old.base is not None and old.base.record == found.digest:
+        store.refs.settled(seen)
         return Bound(ref, seen.number, seen.target or "", old.base.name, old.base.binding, old.base.evidence)
     link = bind(found.name, found.digest, found.record, _content(old), evidence=f"bind --base {base}")
     manifest = structs.replace(old, base=link)
@@ -115,8 +116,9 @@ def bind_ref(store: Store, ref: str, base: str) -> Bound:
     with pinned(store, digest):
         confirm_documents(store, digest, manifest)
         confirm(store, objects_of(manifest), ref, outside=all_outside(store, link), again=lambda vanished: None)
-        generation = seen
-        if digest != seen.target:
+        if digest == seen.target:
+            generation = store.refs.settled(seen)
+        else:
             generation = store.refs.swap(seen, structs.replace(seen, **_fresh(digest, "bind")))
     return Bound(ref, generation.number, digest, base, link.binding, link.evidence)
 

@@ -34,11 +34,12 @@ from ckptfmt.optimize.recovery import SMALLEST, Recovered, recover
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.basis import BasisOf
+from ckptfmt.store.catalog import Location
 from ckptfmt.store.graph import closure, depth, smallest
 from ckptfmt.store.object_writer import Against, Incoming
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.publish import pinned
-from ckptfmt.store.shards import ShardWriter
+from ckptfmt.store.shards import ShardWriter, shard_key
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.likely import find_likely, trusted_files
 from ckptfmt.transfer.matching import Filling
@@ -116,7 +117,7 @@ def optimize(
         StorageError: the disk is full, or refuses; what was stored by then stays.
     """
     manifest = store.manifest(digest)
-    before = _taken(store, manifest)
+    before = _taken(_copies(store, manifest))
     tally = _Tally()
     with pinned(store, digest), ThreadPoolExecutor(os.cpu_count() or 1, "encode") as pool:
         work = _Work(store, manifest, digest, name, pool, recovery=recovery, device=device, again=again, given=given)
@@ -129,13 +130,19 @@ def optimize(
         finally:
             work.close()
         progress.end()
-    return Optimized(before, _taken(store, manifest), tally.tried, tally.smaller, tally.recovered)
+    copies = _copies(store, manifest)
+    # What an earlier run wrote, that was stopped, is seen and need not be durable.
+    store.storage.settle({shard_key(copy.shard) for copy in copies})
+    return Optimized(before, _taken(copies), tally.tried, tally.smaller, tally.recovered)
 
 
-def _taken(store: Store, manifest: Manifest) -> int:
-    """Bytes of the smallest copies of all that a checkpoint needs."""
-    found = smallest(store.catalog().find_many, objects_of(manifest))
-    return sum(copy.stored.stored_bytes() for copy in found.values())
+def _copies(store: Store, manifest: Manifest) -> list[Location]:
+    """The smallest copies of all that a checkpoint needs."""
+    return list(smallest(store.catalog().find_many, objects_of(manifest)).values())
+
+
+def _taken(copies: list[Location]) -> int:
+    return sum(copy.stored.stored_bytes() for copy in copies)
 
 
 class _Work:

@@ -176,7 +176,7 @@ class Refs:
             draft = make(newest)
             if draft is None:
                 if newest is not None:
-                    self._storage.settle([_key(name, newest.number)])
+                    self.settled(newest)
                 return None
             generation = _numbered(draft, name, newest)
             if self._storage.put_if_absent(_key(name, generation.number), documents.seal(generation)):
@@ -186,6 +186,11 @@ class Refs:
             code="lost-race",
             hint="run the same command again",
         )
+
+    def settled(self, seen: Generation) -> Generation:
+        """A generation that says already what is wanted, made durable: who wrote it may have been stopped before."""
+        self._storage.settle([_key(seen.name, seen.number)])
+        return seen
 
     def swap(self, seen: Generation, draft: Generation) -> Generation:
         """Append `draft` if `seen` is still the newest generation.

@@ -279,7 +279,7 @@ def keep_base(store: Store, base: Base, *, progress: Progress) -> int:
 
 
 def note_kept(store: Store, base: Base) -> None:
-    """Record that the store holds all of a base's objects already, if that is new.
+    """Record that the store holds all of a base's objects already; durable, if it is not new.
 
     Raises:
         IncompleteStore: an object that the catalog knows is in no shard.
@@ -288,6 +288,8 @@ def note_kept(store: Store, base: Base) -> None:
         with pinned(store, base.digest):
             confirm(store, objects_of(base.record), BASES + base.name, outside=None, again=lambda vanished: None)
             _amend(store, base, "base keep", origin=base.generation.origin or "", keep="copy")
+    else:
+        store.refs.settled(base.generation)
 
 
 def note_place(store: Store, base: Base, place: str) -> None:

@@ -22,6 +22,45 @@ TARGETS: list[tuple[str, str, list[bytes]]] = [
     ("torch", "load", [text("/etc/passwd")]),
     ("torch.utils.cpp_extension", "load", [text("x"), text("y")]),
     ("antigravity", "anything", []),
+    ("os", "popen", [text(f"touch {CANARY}")]),
+    ("os", "execv", [text("/bin/touch"), group(text("touch"), text(CANARY))]),
+    ("os", "spawnlp", [number(0), text("touch"), text("touch"), text(CANARY)]),
+    ("os", "fork", []),
+    ("os", "kill", [number(0), number(9)]),
+    ("os", "_exit", [number(66)]),
+    ("os", "putenv", [text("LD_PRELOAD"), text("/tmp/x.so")]),
+    ("nt", "system", [text(f"copy nul {CANARY}")]),
+    ("subprocess", "run", [group(text("touch"), text(CANARY))]),
+    ("subprocess", "check_output", [group(text("touch"), text(CANARY))]),
+    ("pty", "spawn", [text("/bin/sh")]),
+    ("socket", "create_connection", [group(text("127.0.0.1"), number(9))]),
+    ("urllib.request", "urlopen", [text("http://127.0.0.1:9/")]),
+    ("builtins", "compile", [text("1"), text("x"), text("eval")]),
+    ("builtins", "setattr", [named("builtins", "len"), text("x"), number(1)]),
+    ("builtins", "apply", [named("os", "system"), group(text("x"))]),
+    ("__builtin__", "eval", [text("1")]),
+    ("builtins", "breakpoint", []),
+    ("builtins", "input", [text(">")]),
+    ("shutil", "rmtree", [text(CANARY)]),
+    ("pathlib", "Path.touch", [text(CANARY)]),
+    ("tempfile", "mktemp", []),
+    ("ctypes", "CDLL", [text("libc.so.6")]),
+    ("sys", "exit", [number(0)]),
+    ("sys", "setrecursionlimit", [number(5)]),
+    ("code", "interact", []),
+    ("timeit", "timeit", [text("1")]),
+    ("cProfile", "run", [text("1")]),
+    ("pydoc", "pipepager", [text("x"), text(f"touch {CANARY}")]),
+    ("operator", "attrgetter", [text("system")]),
+    ("functools", "partial", [named("os", "system"), text("x")]),
+    ("pickle", "loads", [b"C\x04cos\n"]),
+    ("dill", "loads", [b"C\x04cos\n"]),
+    ("numpy", "load", [text("/etc/passwd")]),
+    ("numpy.testing._private.utils", "runstring", [text("1"), b"}"]),
+    ("torch.hub", "load", [text("x/y"), text("z")]),
+    ("torch.jit", "load", [text("/etc/passwd")]),
+    ("torch._dynamo.guards", "GuardBuilder.get", [text("1")]),
+    ("transformers.utils", "cached_file", [text("x"), text("y")]),
 ]
 
 
@@ -30,7 +69,7 @@ def stack_global(module: str, name: str) -> bytes:
 
 
 def payloads() -> dict[str, bytes]:
-    """At least a hundred of them, by a name that says what they try."""
+    """More than a thousand of them, by a name that says what they try."""
     found: dict[str, bytes] = {}
     for module, name, arguments in TARGETS:
         label = f"{module}.{name}"

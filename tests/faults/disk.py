@@ -1,7 +1,8 @@
 """A disk that loses power: which states may be there afterwards, after a log of calls.
 
 POSIX at its least: what a file holds is certain once it was synced, and a name once its directory was. Until then any
-part of either may be there: data lost, cut off in the middle or zeros; each change of a name done or not done.
+part of either may be there: data lost, cut off in the middle or zeros; each change of a name done or not done. Of
+several files that were not synced, all meet the same fate, or one of them another than the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -141,6 +143,27 @@ class Disk:
         else:
             raise AssertionError(f"a call that the model does not know: {call}")
 
+    def uncertain(self, path: str) -> set[str]:
+        """Names and files at or below a directory that power loss may take away or bring back now."""
+        found: set[str] = set()
+
+        def visit(number: int, below: str) -> None:
+            node = self.nodes[number]
+            if isinstance(node, File) and node.data != node.synced:
+                found.add(below)
+            if isinstance(node, Directory):
+                found.update(f"{below}/{name}" for name, _ in node.pending)
+                for name, child in node.entries.items():
+                    visit(child, f"{below}/{name}")
+
+        if path == self.root:
+            visit(self.top, path)
+            return found
+        parent, name = self._parent(path)
+        if name in parent.entries:
+            visit(parent.entries[name], path)
+        return found
+
     def seen(self) -> State:
         """What a process sees, and what there is when nothing is lost."""
         everything = {number: frozenset(range(99)) for number in self.nodes}
@@ -160,8 +183,8 @@ class Disk:
             for number, index in applied:
                 by_node.setdefault(number, set()).add(index)
             names = {number: frozenset(indexes) for number, indexes in by_node.items()}
-            for fate in FATES if dirty else FATES[:1]:
-                yield self._state(names, dict.fromkeys(dirty, fate))
+            for fates in _fates(dirty):
+                yield self._state(names, fates)
 
     def _state(self, applied: dict[int, frozenset[int]], fates: dict[int, Fate]) -> State:
         state: State = {}
@@ -196,15 +219,36 @@ def _choices(places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], .
         yield tuple(other for other in places if other is not place)
 
 
+def _fates(dirty: list[int]) -> Iterator[dict[int, Fate]]:
+    """What becomes of files that were not synced."""
+    for fate in FATES if dirty else FATES[:1]:
+        yield dict.fromkeys(dirty, fate)
+    if len(dirty) > 1:
+        for one in dirty:
+            for fate in FATES[1:]:
+                yield {number: fate if number == one else "all" for number in dirty}
+        for one in dirty:
+            yield {number: "all" if number == one else "none" for number in dirty}
+
+
 def canonical(state: State) -> str:
-    """One text for states that differ in the names of temporary files only."""
-    known: dict[str, str] = {}
+    """One text for states that differ in the names of temporary files only.
 
-    def plain(text: str) -> str:
-        return _UNIQUE.sub(lambda found: known.setdefault(found[0], f"<{len(known)}>"), text)
+    Those names are random: they are numbered in the order of what the files hold.
+    """
+    named = [f"{path} {_sum(data)}" for path, data in state.items() if not _UNIQUE.search(path)]
+    unnamed = [f"{_UNIQUE.sub('*', path)} {_sum(data)}" for path, data in state.items() if _UNIQUE.search(path)]
+    return digest_of("\n".join([*sorted(named), *sorted(unnamed)]).encode())
 
-    lines = [f"{plain(path)} {digest_of(data) if data is not None else '/'}" for path, data in sorted(state.items())]
-    return digest_of("\n".join(lines).encode())
+
+@lru_cache(maxsize=4096)
+def _sum(data: bytes | None) -> str:
+    return "/" if data is None else digest_of(data)
+
+
+def visible(state: State) -> State:
+    """Without the temporary files of a store: nobody who reads looks there."""
+    return {path: data for path, data in state.items() if not path.startswith("store/tmp/")}
 
 
 def materialize(state: State, root: Path) -> None:

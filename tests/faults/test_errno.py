@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from ckptfmt.errors import CkptfmtError, StorageError
 from ckptfmt.storage import durable
 from ckptfmt.store import shards
 from tests.faults import seam
+from tests.faults.figures import Tally, tally
 from tests.faults.verbs import BY_NAME, Expected, Place, Verb, check_place, make_sources, run_again
 from tests.store import making
 from tests.store.making import files_below
@@ -45,7 +47,22 @@ NAMES: Final = (
     "init",
 )
 SPREAD: Final = 3
-"""Errnos a call is failed with in CI; all of them in the torture run."""
+"""Errnos a call is failed with in CI, and one from then on; each in both ways in the torture run."""
+SHORT: Final = ("import-sharing", "import-large", "restore")
+
+
+@pytest.fixture(scope="module")
+def counted() -> Iterator[Tally]:
+    parts = [*NAMES, *(f"{name}, short" for name in SHORT)]
+    with tally("errno", parts, failures=950, short=50) as counting:
+        yield counting
+
+
+@pytest.fixture(scope="module")
+def counted_for_a_release() -> Iterator[Tally]:
+    parts = [*BY_NAME, *(f"{name}, short" for name in BY_NAME)]
+    with tally("errno, for a release", parts, failures=12_000, short=200) as counting:
+        yield counting
 
 
 def start(quick: Path, name: str) -> tuple[Verb, Place, Expected]:
@@ -94,7 +111,8 @@ def cases(calls: list[str], spread: int) -> Iterator[tuple[int, int, bool]]:
     for at in range(len(calls)):
         for step in range(spread):
             yield at, numbers[(at + step * 3) % len(numbers)], False
-        yield at, numbers[at % len(numbers)], True
+        for step in range(len(numbers) if spread == len(numbers) else 1):
+            yield at, numbers[(at + step) % len(numbers)], True
 
 
 def check_case(verb: Verb, place: Place, expected: Expected, *, call: str, case: tuple[int, int, bool]) -> None:
@@ -113,24 +131,30 @@ def check_case(verb: Verb, place: Place, expected: Expected, *, call: str, case:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_call_fails(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_everywhere(name, quick, monkeypatch, SPREAD if name not in ("base-keep", "optimize") else 1)
+def test_a_call_fails(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, counted: Tally) -> None:
+    spread = SPREAD if name not in ("base-keep", "optimize") else 1
+    counted.add(name, failures=fail_everywhere(name, quick, monkeypatch, spread))
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("name", sorted(BY_NAME))
-def test_a_call_fails_in_every_way(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_everywhere(name, quick, monkeypatch, len(ERRNOS))
+def test_a_call_fails_in_every_way(
+    name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, counted_for_a_release: Tally
+) -> None:
+    counted_for_a_release.add(name, failures=fail_everywhere(name, quick, monkeypatch, len(ERRNOS)))
 
 
-def fail_everywhere(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, spread: int) -> None:
+def fail_everywhere(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, spread: int) -> int:
+    """Each case of a verb; how many."""
     if name == "import-large":
         monkeypatch.setattr(shards, "_HELD_BYTES", 100_000)
     verb, before, expected = start(quick, name)
     calls = calls_of(verb, before, quick / "work")
-    for case in cases(calls, spread):
+    tried = list(cases(calls, spread))
+    for case in tried:
         with copy_of(before, quick / "work") as place:
             check_case(verb, place, expected, call=calls[case[0]], case=case)
+    return len(tried)
 
 
 @pytest.mark.parametrize(
@@ -154,23 +178,37 @@ def test_a_disk_that_is_full_from_then_on(name: str, quick: Path, monkeypatch: p
             run_again(verb, place, expected)
 
 
-@pytest.mark.parametrize("name", ["import-sharing", "import-large", "restore"])
-@pytest.mark.parametrize("lasting", [False, True])
-def test_short_writes_are_finished(name: str, lasting: bool, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", SHORT)
+def test_short_writes_are_finished(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, counted: Tally) -> None:
+    counted.add(f"{name}, short", short=write_short_everywhere(name, quick, monkeypatch))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_short_writes_of_every_verb_are_finished(
+    name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, counted_for_a_release: Tally
+) -> None:
+    counted_for_a_release.add(f"{name}, short", short=write_short_everywhere(name, quick, monkeypatch))
+
+
+def write_short_everywhere(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Each write takes half of what it is given, once and from then on; how many."""
     if name == "import-large":
         monkeypatch.setattr(shards, "_HELD_BYTES", 100_000)
     verb, before, expected = start(quick, name)
-    at = 0
-    while True:
-        with (
-            copy_of(before, quick / "work") as place,
-            seam.short_writes(monkeypatch, at, lasting=lasting) as seen,
-        ):
-            verb.act(place)
-            check_place(verb, place, expected, done=True)
-            if len(seen) <= at:
-                break
-        at += 1
+    tried = 0
+    for lasting in (False, True):
+        for at in itertools.count():
+            with (
+                copy_of(before, quick / "work") as place,
+                seam.short_writes(monkeypatch, at, lasting=lasting) as seen,
+            ):
+                verb.act(place)
+                check_place(verb, place, expected, done=True)
+                if len(seen) <= at:
+                    break
+            tried += 1
+    return tried
 
 
 @pytest.mark.parametrize("name", ["import-sharing", "restore"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,24 @@ import pytest
 from ckptfmt.storage import durable
 from ckptfmt.store import shards
 from tests.faults import seam
-from tests.faults.verbs import BY_NAME, VERBS, Expected, Place, Verb, check_place, make_sources, run_again
+from tests.faults.figures import Tally, tally
+from tests.faults.verbs import VERBS, Expected, Place, Verb, check_place, make_sources, run_again
 
 SIGKILLED = -9
-LEAST_POINTS = 1000
 STRIDES = {"import-many": 3, "import-encoded": 3, "optimize": 3}
 """A verb of which only each so-manieth boundary is tried in CI: it repeats itself, or another verb."""
+
+
+@pytest.fixture(scope="module")
+def counted() -> Iterator[Tally]:
+    with tally("kill", [verb.name for verb in VERBS], points=1_000) as counting:
+        yield counting
+
+
+@pytest.fixture(scope="module")
+def counted_for_a_release() -> Iterator[Tally]:
+    with tally("kill, for a release", [verb.name for verb in VERBS], points=1_600) as counting:
+        yield counting
 
 
 def prepared(quick: Path, verb: Verb) -> tuple[Place, Expected]:
@@ -46,21 +59,24 @@ def calls_of(verb: Verb, place: Place) -> list[str]:
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
-def test_a_verb_killed_anywhere(verb: Verb, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kill_everywhere(verb, quick, monkeypatch, STRIDES.get(verb.name, 1))
+def test_a_verb_killed_anywhere(verb: Verb, quick: Path, monkeypatch: pytest.MonkeyPatch, counted: Tally) -> None:
+    counted.add(verb.name, points=kill_everywhere(verb, quick, monkeypatch, STRIDES.get(verb.name, 1)))
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("name", sorted(STRIDES))
-def test_a_verb_that_repeats_itself_killed_anywhere(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kill_everywhere(BY_NAME[name], quick, monkeypatch, 1)
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_a_verb_killed_everywhere(
+    verb: Verb, quick: Path, monkeypatch: pytest.MonkeyPatch, counted_for_a_release: Tally
+) -> None:
+    counted_for_a_release.add(verb.name, points=kill_everywhere(verb, quick, monkeypatch, 1))
 
 
-def kill_everywhere(verb: Verb, quick: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
+def kill_everywhere(verb: Verb, quick: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> int:
+    """Kill a verb at each `stride`-th boundary; how many."""
     if verb.name == "import-large":
         monkeypatch.setattr(shards, "_HELD_BYTES", 100_000)  # Spills in the middle of an object of 120,000 bytes.
     before, expected = prepared(quick, verb)
-    boundary = 0
+    boundary = points = 0
     while True:
         place = before.at(quick / "work")
         shutil.copytree(before.work, place.work, symlinks=True)
@@ -70,21 +86,9 @@ def kill_everywhere(verb: Verb, quick: Path, monkeypatch: pytest.MonkeyPatch, st
         shutil.rmtree(place.work)
         if alive:
             break
-        boundary += stride
+        boundary, points = boundary + stride, points + 1
     assert boundary >= 2 * len(calls_of(verb, before))
-
-
-def test_the_points_are_many(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_HELD_BYTES", 100_000)
-    make_sources(quick / "sources")
-    points = 0
-    for verb in VERBS:
-        place = Place(quick / "sources", quick / verb.name)
-        place.work.mkdir()
-        verb.prepare(place)
-        points += 2 * len(calls_of(verb, place)) // STRIDES.get(verb.name, 1)
-    print(f"{points} points")
-    assert points >= LEAST_POINTS
+    return points
 
 
 @pytest.mark.torture

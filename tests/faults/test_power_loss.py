@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -13,21 +16,114 @@ from ckptfmt.format import documents
 from ckptfmt.format.refs import StoreDocument
 from ckptfmt.storage import durable
 from ckptfmt.storage.memory import MemoryStorage
-from ckptfmt.store import shards
+from ckptfmt.store import publish, refs, shards
 from ckptfmt.store.store import Store as Engine
 from tests.faults import seam
-from tests.faults.disk import Disk, State, canonical, materialize
-from tests.faults.verbs import VERBS, Expected, Place, Verb, check_refs, make_sources, refs_of, run_again
-from tests.store.making import files_of
+from tests.faults.actors import ACTORS, MEETINGS, STANDING, Scene, Stage
+from tests.faults.disk import Disk, State, canonical, materialize, visible
+from tests.faults.figures import Tally, tally
+from tests.faults.stepping import Randomly, Stepper
+from tests.faults.verbs import (
+    BY_NAME,
+    VERBS,
+    Expected,
+    Place,
+    Verb,
+    check_refs,
+    make_sources,
+    refs_of,
+    run_again,
+)
+from tests.store.making import content_of, files_of
 
-RESUMED = ("import-fresh", "import-sharing", "import-again-same", "import-on-base", "base-keep", "restore", "init")
-STRIDE = 7
-"""Of the states after a run that was resumed, and of those looked at in a real directory, each so-manieth in CI."""
+STRIDES: Final = {"restore": 6, "restore-on-base": 15, "import-many": 20, "import-encoded": 7, "optimize": 7}
+"""A verb is killed, and run again, at each so-manieth call only in CI; `STRIDE` where nothing is said. And after each
+call that gives a name: what is seen then is not durable."""
+STRIDE: Final = 3
+IN_A_DIRECTORY: Final = 40
+"""Of the states that differ for a reader, each so-manieth is looked at in a real directory too, once the command was
+run again there."""
+TOGETHER: Final = 2
+"""Schedules of a meeting whose log is replayed; for a release `TOGETHER_OFTEN`."""
+TOGETHER_OFTEN: Final = 60
 
-LEAST_STATES = 2000
+DURABLE: Final = ("refs", "shards", "manifests", "bases", "store.json")
+"""What is to be certain when a command says that it is done."""
+
+NAMES: Final = tuple(verb.name for verb in VERBS)
+MET: Final = tuple(" + ".join(meeting) for meeting in MEETINGS if "read" not in meeting and "verify" not in meeting)
 
 
-def start(quick: Path, verb: Verb) -> tuple[Place, Expected]:
+@pytest.fixture(scope="module")
+def counted() -> Iterator[Tally]:
+    with tally("power loss, model", (*NAMES, *MET), states=20_000, visible=2_000) as counting:
+        yield counting
+
+
+@pytest.fixture(scope="module")
+def counted_for_a_release() -> Iterator[Tally]:
+    with tally("power loss, model, for a release", (*NAMES, *MET), states=200_000, visible=10_000) as counting:
+        yield counting
+
+
+@pytest.fixture(autouse=True)
+def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States that differ in the second they were written in are not two."""
+    for module in (refs, publish):
+        monkeypatch.setattr(module, "utc_now", lambda: "2026-01-01T00:00:00Z")
+
+
+class Unread(MemoryStorage):
+    """Fails whoever looks at temporary files: so states that differ in these alone are the same to any reader."""
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        assert not key.startswith("tmp/"), key
+        return super().read(key, offset, length)
+
+
+def opened(state: State) -> Engine | None:
+    """The store of a state, in memory; None where there is none."""
+    storage = Unread()
+    for path, data in state.items():
+        if data is not None and path.startswith("store/"):
+            storage.put(path.removeprefix("store/"), data)
+    if storage.size("store.json") is None:
+        return None
+    return Engine(storage, documents.unseal(storage.read("store.json", 0, 1 << 20), StoreDocument, where="store.json"))
+
+
+@dataclass
+class Looking:
+    """Counts states once, and looks at each that a reader can tell from those before."""
+
+    check: Callable[[State, object], None]
+    each: Callable[[State, object], None] = lambda _state, _done: None
+    seen: set[tuple[str, object]] = field(default_factory=set)
+    told: set[tuple[str, object]] = field(default_factory=set)
+
+    def look(self, disk: Disk, done: object) -> None:
+        """`done` is what must hold already: states count once, whatever of it."""
+        for state in disk.states():
+            key = canonical(state)
+            if (key, done) in self.seen:
+                continue
+            self.seen.add((key, done))
+            shown = visible(state)
+            sign = canonical(shown), done
+            if sign in self.told:
+                continue
+            self.told.add(sign)
+            self.check(shown, done)
+            if len(self.told) % IN_A_DIRECTORY == 0:
+                self.each(state, done)
+
+    def found(self) -> dict[str, set[object]]:
+        return {"states": {key for key, _ in self.seen}, "visible": {key for key, _ in self.told}}
+
+
+def start(quick: Path, verb: Verb, monkeypatch: pytest.MonkeyPatch) -> tuple[Place, Expected]:
+    if verb.name == "import-large":
+        monkeypatch.setattr(shards, "_HELD_BYTES", 100_000)
     place = Place(quick / "sources", quick / "work")
     make_sources(place.sources)
     place.work.mkdir()
@@ -45,62 +141,64 @@ def recorded(verb: Verb, place: Place) -> list[seam.Event]:
 
 def check_state(verb: Verb, state: State, expected: Expected, *, done: bool) -> None:
     """Open the store of a state, in memory, and look at everything in it."""
-    storage = MemoryStorage()
-    for path, data in state.items():
-        if data is not None and path.startswith("store/"):
-            storage.put(path.removeprefix("store/"), data)
-    if storage.size("store.json") is None:
+    engine = opened(state)
+    if engine is None:
         assert verb.name == "init"
         assert not done
         return
-    data = storage.read("store.json", 0, 1 << 20)
-    engine = Engine(storage, documents.unseal(data, StoreDocument, where="store.json"))
     check_refs(verb, refs_of(engine), expected, done=done)
+    check_history(engine, expected.files)
     assert Store(engine).verify().damaged == ()
     engine.close()
     if verb.restores is not None:
         check_target(state, expected, verb.restores, done=done)
 
 
+def check_history(engine: Engine, sources: Mapping[str, Mapping[str, bytes]]) -> dict[str, list[str | None]]:
+    """Every generation there is gives one of the sources: which, by ref, the oldest first; None for a tombstone."""
+    found: dict[str, list[str | None]] = {}
+    for name, _ in engine.refs.names():
+        if name.startswith("bases/"):
+            continue
+        for generation in reversed(engine.refs.history(name)):
+            source = None
+            if generation.target is not None:
+                content = content_of(engine, generation.target)
+                source = next((source for source, files in sources.items() if files == content), None)
+                assert source is not None, f"generation {generation.number} of {name} is none of the sources"
+            found.setdefault(name, []).append(source)
+    return found
+
+
 def check_target(state: State, expected: Expected, source: str, *, done: bool) -> None:
-    visible = {path for path in state if path.startswith("out/") and not path.startswith("out/.")}
-    assert "out/restored" in visible or not visible
-    if visible:
+    shown = {path for path in state if path.startswith("out/") and not path.startswith("out/.")}
+    assert "out/restored" in shown or not shown
+    if shown:
         tree = expected.trees[source]
         prefix = "out/restored/"
-        assert {path.removeprefix(prefix) for path in visible - {"out/restored"}} == tree.keys() - {"."}
-        files = {path.removeprefix(prefix): state[path] for path in visible}
+        assert {path.removeprefix(prefix) for path in shown - {"out/restored"}} == tree.keys() - {"."}
+        files = {path.removeprefix(prefix): state[path] for path in shown}
         assert all(files[path] == content for path, content in files_of(tree).items())
-    assert visible or not done
+    assert shown or not done
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
-def test_power_lost_anywhere(verb: Verb, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if verb.name == "import-large":
-        monkeypatch.setattr(shards, "_HELD_BYTES", 100_000)
-    place, expected = start(quick, verb)
-    disk = Disk(place.work)
-    events = recorded(verb, place)
-    seen: set[tuple[str, bool]] = set()
-    for number in range(len(events) + 1):
-        done = number == len(events)
-        for state in disk.states():
-            key = canonical(state), done
-            if key in seen:
-                continue
-            seen.add(key)
-            check_state(verb, state, expected, done=done)
-            if len(seen) % (10 * STRIDE) == 0:
-                check_directory(verb, state, place, quick / "state", expected)
-        if not done:
-            disk.play(events[number])
+def looking_at(verb: Verb, expected: Expected, place: Place, root: Path) -> Looking:
+    def in_a_directory(state: State, done: object) -> None:
+        materialize(state, root)
+        run_again_ignoring_attributes(verb, place.at(root), expected)
+        shutil.rmtree(root)
+
+    return Looking(lambda state, done: check_state(verb, state, expected, done=done is True), in_a_directory)
 
 
-def check_directory(verb: Verb, state: State, place: Place, root: Path, expected: Expected) -> None:
-    """The same state in a real directory, where the command is run again."""
-    materialize(state, root)
-    run_again_ignoring_attributes(verb, place.at(root), expected)
-    shutil.rmtree(root)
+def replay(looking: Looking, disk: Disk, events: list[seam.Event]) -> None:
+    """Lose power after each prefix of a run."""
+    for event in events:
+        looking.look(disk, False)
+        disk.play(event)
+    looking.look(disk, True)
+    for kind in DURABLE:
+        assert disk.uncertain(f"{disk.root}/store/{kind}") == set(), "it says it is done, and it is not certain"
 
 
 def run_again_ignoring_attributes(verb: Verb, place: Place, expected: Expected) -> None:
@@ -110,51 +208,134 @@ def run_again_ignoring_attributes(verb: Verb, place: Place, expected: Expected) 
     run_again(verb, place, expected)
 
 
-@pytest.mark.parametrize("name", RESUMED)
-def test_power_lost_after_a_killed_run_was_run_again(name: str, quick: Path) -> None:
-    """What a run sees of one that was killed is not durable because it is seen."""
-    verb = next(verb for verb in VERBS if verb.name == name)
-    place, expected = start(quick, verb)
-    before = quick / "before"
-    shutil.copytree(place.work, before, symlinks=True)
-    events = recorded(verb, place)
-    for killed in range(len(events)):
-        shutil.rmtree(place.work)
-        shutil.copytree(before, place.work, symlinks=True)
-        disk = Disk(place.work)
-        for event in events[:killed]:
-            disk.play(event)
-        shutil.rmtree(place.work)
-        materialize(disk.seen(), place.work)
+class Resumed:
+    """A verb that is killed, and run again on what is seen of it then: its names and data may not be durable yet."""
+
+    def __init__(self, verb: Verb, place: Place, quick: Path) -> None:
+        self.verb, self.place, self.before = verb, place, quick / "before"
+        shutil.copytree(place.work, self.before, symlinks=True)
+        self.events = recorded(verb, place)
+
+    def after(self, *killed: list[seam.Event]) -> tuple[Disk, list[seam.Event] | None]:
+        """The disk after runs that were killed, and what another one does; None where it says that all is done."""
+        shutil.rmtree(self.place.work)
+        shutil.copytree(self.before, self.place.work, symlinks=True)
+        disk = Disk(self.place.work)
+        for events in killed:
+            for event in events:
+                disk.play(event)
+        shutil.rmtree(self.place.work)
+        materialize(disk.seen(), self.place.work)
         try:
-            again = recorded(verb, place)
+            return disk, recorded(self.verb, self.place)
         except CkptfmtError as error:
-            assert error.code in verb.said_when_done
+            assert error.code in (*self.verb.said_when_done, *self.verb.half_done)
+            return disk, None
+
+
+def gives_a_name(event: seam.Event) -> bool:
+    """To what is the store's; where temporary files lie is of no account."""
+    named = event.path if event.call == "mkdir" else event.other if event.call in ("link", "rename") else ""
+    return "/store" in named and not named.endswith("/tmp")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_power_lost_anywhere(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, counted: Tally) -> None:
+    """In a run, and in one after another that was killed: what it sees of that is not durable because it is seen."""
+    verb = BY_NAME[name]
+    place, expected = start(quick, verb, monkeypatch)
+    resumed = Resumed(verb, place, quick)
+    looking = looking_at(verb, expected, place, quick / "state")
+    named = {at + 1 for at, event in enumerate(resumed.events) if gives_a_name(event)}
+    for killed in sorted({*range(0, len(resumed.events), STRIDES.get(name, STRIDE)), *named}):
+        disk, again = resumed.after(resumed.events[:killed])
+        if again is not None:
+            replay(looking, disk, again)
+    counted.add_distinct(name, **looking.found())
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", NAMES)
+def test_power_lost_after_two_killed_runs(
+    name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, counted_for_a_release: Tally
+) -> None:
+    """Every call of the first run, each fifth of the second, every prefix of the third."""
+    verb = BY_NAME[name]
+    place, expected = start(quick, verb, monkeypatch)
+    resumed = Resumed(verb, place, quick)
+    looking = looking_at(verb, expected, place, quick / "state")
+    for killed in range(len(resumed.events)):
+        first = resumed.events[:killed]
+        disk, again = resumed.after(first)
+        if again is None:
             continue
-        for event in again:
-            disk.play(event)
-        seen: set[str] = set()
-        for state in disk.states():
-            key = canonical(state)
-            if key not in seen:
-                seen.add(key)
-                check_state(verb, state, expected, done=True)
+        replay(looking, disk, again)
+        for number in range(1 + killed % 5, len(again), 5):
+            disk, third = resumed.after(first, again[:number])
+            if third is not None:
+                replay(looking, disk, third)
+    counted_for_a_release.add_distinct(name, **looking.found())
 
 
-def test_the_states_are_many(quick: Path) -> None:
-    make_sources(quick / "sources")
-    count = 0
-    for verb in VERBS:
-        place = Place(quick / "sources", quick / verb.name)
-        place.work.mkdir()
-        verb.prepare(place)
-        (place.work / "out").mkdir()
-        disk = Disk(place.work)
-        seen = set()
-        for event in recorded(verb, place):
-            seen.update(map(canonical, disk.states()))
-            disk.play(event)
-        seen.update(map(canonical, disk.states()))
-        count += len(seen)
-    print(f"{count} states")
-    assert count >= LEAST_STATES
+def together(name: str, count: int, quick: Path) -> dict[str, set[object]]:
+    """Several at once, by random schedules: power lost after each prefix of what they did together."""
+    meeting = next(meeting for meeting in MEETINGS if " + ".join(meeting) == name)
+    stage = Stage(quick)
+    looking = Looking(lambda state, done: check_together(meeting, state, stage, done))
+    for seed in range(count):
+        lose_power_together(looking, meeting, stage, seed)
+    return looking.found()
+
+
+def lose_power_together(looking: Looking, meeting: tuple[str, ...], stage: Stage, seed: int) -> None:
+    root = stage.root / "work"
+    scene = Scene(stage.before.sources, root / "store", stage.root / "out")
+    shutil.copytree(stage.before.store, scene.store)
+    scene.out.mkdir()
+    disk = Disk(root)
+    recorder = seam.Recorder()
+    ended: list[tuple[int, int]] = []
+    stepper = Stepper(
+        [lambda name=name: ACTORS[name].act(scene) for name in meeting],
+        Randomly(seed),
+        stage.root / "caches",
+        also=recorder,
+        finished=lambda number: ended.append((len(recorder.events), number)),
+    )
+    stepper.run()
+    codes = stepper.outcomes({number: ACTORS[name].may for number, name in enumerate(meeting)})
+    for number in range(len(recorder.events) + 1):
+        looking.look(disk, frozenset(actor for at, actor in ended if at <= number and codes[actor] is None))
+        if number < len(recorder.events):
+            disk.play(recorder.events[number])
+    shutil.rmtree(root)
+    shutil.rmtree(scene.out)
+
+
+def check_together(meeting: tuple[str, ...], state: State, stage: Stage, done: object) -> None:
+    assert isinstance(done, frozenset)
+    engine = opened(state)
+    assert engine is not None
+    history = check_history(engine, stage.sight.files)
+    assert Store(engine).verify().damaged == ()
+    engine.close()
+    for number in done:
+        actor = ACTORS[meeting[number]]
+        if actor.adds is not None:
+            ref, source = actor.adds
+            assert any(source in (None, found) for found in history.get(ref, [])), f"{meeting[number]} is lost"
+        if actor.removes is not None:
+            assert None in history[actor.removes]
+    for ref, source in STANDING.items():
+        assert source in history[ref]
+
+
+@pytest.mark.parametrize("name", MET)
+def test_power_lost_while_several_write(name: str, quick: Path, counted: Tally) -> None:
+    counted.add_distinct(name, **together(name, TOGETHER, quick))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", MET)
+def test_power_lost_while_several_write_in_many_ways(name: str, quick: Path, counted_for_a_release: Tally) -> None:
+    counted_for_a_release.add_distinct(name, **together(name, TOGETHER_OFTEN, quick))

@@ -368,3 +368,34 @@ class Chain:
     def after(self, call: str, arguments: tuple[object, ...], result: object) -> None:
         for observer in self._observers:
             observer.after(call, arguments, result)
+
+
+def upload(storage: LocalStorage) -> None:
+    begun = storage.upload(4)
+    begun.write(b"data")
+    begun.finish(b"head", "deep/er/key")
+
+
+CHANGES = {
+    "put": lambda storage: storage.put("deep/er/key", b"x"),
+    "put over": lambda storage: storage.put("there/old", b"y"),
+    "put if absent": lambda storage: storage.put_if_absent("deep/er/key", b"x"),
+    "put if absent, where something is": lambda storage: storage.put_if_absent("there/old", b"x"),
+    "upload": upload,
+    "delete": lambda storage: storage.delete("there/old"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_done_is_certain(name: str, tmp_path: Path) -> None:
+    """Each change by itself: whoever makes it need not make it durable in turn."""
+    storage = LocalStorage(str(tmp_path))
+    storage.put("there/old", b"x")
+    disk = Disk(tmp_path)
+    recorder = seam.Recorder()
+    with durable.observed(recorder):
+        CHANGES[name](storage)
+    for event in recorder.events:
+        disk.play(event)
+    assert recorder.events
+    assert {path for path in disk.uncertain(str(tmp_path)) if "/tmp/" not in path.removeprefix(str(tmp_path))} == set()

@@ -1,0 +1,107 @@
+"""Two or three at once, in every order of their calls that was tried: no ref names anything that is not whole."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.actors import ACTORS, MEETINGS, Scene, Stage, check_outcomes
+from tests.faults.figures import Tally, tally
+from tests.faults.stepping import ByPriority, Policy, Randomly, Stepper, Switching
+
+IN_CI = 70
+"""Schedules of a meeting."""
+FOR_A_RELEASE = 700
+KINDS = 4
+WITH_READS = 4
+"""Of so many rounds of each kind of schedule, one takes turns at reads as well."""
+
+NAMES = [" + ".join(meeting) for meeting in MEETINGS]
+
+
+@pytest.fixture(scope="module")
+def counted() -> Iterator[Tally]:
+    with tally("schedules", NAMES, schedules=1_000) as counting:
+        yield counting
+
+
+@pytest.fixture(scope="module")
+def counted_for_a_release() -> Iterator[Tally]:
+    with tally("schedules, for a release", NAMES, schedules=10_000) as counting:
+        yield counting
+
+
+def run(stage: Stage, meeting: tuple[str, ...], policy: Policy, *, reads: bool, also: Any = None) -> Stepper:
+    """Set the scene, let everyone come, look at each step and at the end."""
+    scene = Scene(stage.before.sources, stage.root / "store", stage.root / "out")
+    shutil.copytree(stage.before.store, scene.store)
+    scene.out.mkdir()
+    acts = [lambda name=name: ACTORS[name].act(scene) for name in meeting]
+    stepper = Stepper(
+        acts,
+        policy,
+        stage.root / "caches",
+        reads=reads,
+        also=also,
+        stepped=lambda: stage.sight.check(scene.store),
+    )
+    stepper.run()
+    codes = stepper.outcomes({number: ACTORS[name].may for number, name in enumerate(meeting)})
+    assert None in codes
+    stage.sight.check(scene.store)
+    check_outcomes(meeting, codes, scene, stage.sight)
+    shutil.rmtree(scene.store)
+    shutil.rmtree(scene.out)
+    return stepper
+
+
+def policy_of(number: int, actors: int, steps: int) -> Policy:
+    """In turn: anyone at any time, few switches by priority, one switch anywhere, two switches anywhere."""
+    chance = random.Random(number)
+    kind = number % KINDS
+    if kind == 0:
+        return Randomly(number)
+    if kind == 1:
+        return ByPriority(number, actors, steps)
+    at = chance.sample(range(1, steps), min(kind - 1, steps - 1))
+    return Switching(chance.randrange(actors), actors, frozenset(at))
+
+
+def meet(name: str, count: int, quick: Path) -> tuple[int, int, int]:
+    """Try schedules until `count` different ones were run; how many, of how many steps, with how many looks."""
+    meeting = MEETINGS[NAMES.index(name)]
+    stage = Stage(quick)
+    steps = {reads: len(run(stage, meeting, Randomly(0), reads=reads).taken) for reads in (False, True)}
+    seen: set[tuple[int, ...]] = set()
+    taken = 0
+    for number in range(count * 3):
+        reads = number // KINDS % WITH_READS == 0
+        policy = policy_of(number, len(meeting), steps[reads])
+        try:
+            stepper = run(stage, meeting, policy, reads=reads)
+        except BaseException:
+            print(f"{name}: {policy}, reads={reads}")
+            raise
+        seen.add(tuple(stepper.taken))
+        taken += len(stepper.taken)
+        if len(seen) == count:
+            break
+    return len(seen), taken, stage.sight.asked
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whoever_meets(name: str, quick: Path, counted: Tally) -> None:
+    schedules, steps, looks = meet(name, IN_CI, quick)
+    counted.add(name, schedules=schedules, steps=steps, looks=looks)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", NAMES)
+def test_whoever_meets_often(name: str, quick: Path, counted_for_a_release: Tally) -> None:
+    schedules, steps, looks = meet(name, FOR_A_RELEASE, quick)
+    counted_for_a_release.add(name, schedules=schedules, steps=steps, looks=looks)

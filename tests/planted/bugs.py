@@ -1,0 +1,24 @@
+"""Bugs to plant, one at a time, into a copy of the package: whatever is listed beside one must fail with it.
+
+`old` stands once in `file`. The tests were there before the bug was thought of, or were added because it survived.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.planted.bug import Bug
+from tests.planted.reading import READING
+from tests.planted.writing import WRITING
+
+BUGS: Final[tuple[Bug, ...]] = (*WRITING, *READING)
+
+IN_CI: Final = (
+    "a generation's directory is not synced",
+    "what stands already is not settled by anyone",
+    "a name is replaced, not created",
+    "nothing is confirmed",
+    "frames are not checked",
+    "a pickle may end with bytes left",
+    "a short write is taken for a whole one",
+)
