@@ -12,7 +12,7 @@ from ckptfmt.layouts.listing import natural, split
 from ckptfmt.layouts.trainer import CHECKPOINT
 from ckptfmt.reclaim.evidence import Evidence
 from ckptfmt.reclaim.finding import TRAINING_STATE, WEIGHTS
-from ckptfmt.reclaim.found import CheckpointSeen, FileSeen, Survey, TensorSeen
+from ckptfmt.reclaim.found import CheckpointSeen, Survey, TensorSeen
 from ckptfmt.reclaim.redundant_weights import (
     KnownBase,
     claim_weights,
@@ -35,12 +35,14 @@ class Findings:
         rows: the redundant files, by path.
         relatives: for a checkpoint with redundant weights, by index, the one that it would be stored against.
         bases: checkpoints, by index, that always stay.
+        protected: absolute paths of the files of bases that a store refers to: these always stay.
     """
 
     survey: Survey
     rows: tuple[Row, ...]
     relatives: dict[int, int]
     bases: frozenset[int]
+    protected: frozenset[str] = frozenset()
 
     def reclaimable(self, keep: KeepWeights) -> int:
         """Bytes that the file system gives back when a cleanup keeps `keep`."""
@@ -59,11 +61,13 @@ def find_redundant(survey: Survey, evidence: Evidence, known: Sequence[KnownBase
     rows = [*claims.rows, *_partial(survey)]
     rows += _old_optimizers(survey.checkpoints)
     rows += _shared_inside(survey.checkpoints, evidence, {row.path for row in rows})
+    protected = frozenset(path for base in known for path in base.files)
+    rows = [row for row in rows if row.path not in protected]
     rows = [_with_links(row, survey, rows) for row in rows]
     rows += _hard_links(survey, {row.path for row in rows})
     rows = [_with_shared(row, evidence) for row in rows]
     rows.sort(key=lambda row: natural(row.path))
-    return Findings(survey, tuple(rows), claims.relatives, frozenset(claims.bases))
+    return Findings(survey, tuple(rows), claims.relatives, frozenset(claims.bases), protected)
 
 
 def _partial(survey: Survey) -> list[Row]:

@@ -37,12 +37,13 @@ _MOST_DIGESTS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class KnownBase:
-    """A base that a store knows: digests of its tensors by name, dtype and shape; where its files lie."""
+    """A base that a store knows: digests of its tensors by name, dtype and shape; directories and files of it."""
 
     name: str
     record: str
     tensors: Mapping[tuple[str, str, tuple[int, ...]], str]
     places: tuple[str, ...] = ()
+    files: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -216,9 +217,9 @@ def _matrices(seen: CheckpointSeen) -> list[TensorSeen]:
 def _same_model(seen: Sequence[CheckpointSeen], index: int, leaves: frozenset[str], prints: _Prints) -> int | None:
     """A model without adapters that this one is; `leaves` are what its adapters touch, where a merged one differs."""
     for other in prints.alike(index):
-        if other != index and not seen[other].adapters and not resumes(seen[other]):
-            if prints.same(index, other, leaves):
-                return other
+        plain = other != index and not seen[other].adapters and not resumes(seen[other])
+        if plain and prints.same(index, other, leaves):
+            return other
     return None
 
 
