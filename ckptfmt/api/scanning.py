@@ -19,20 +19,26 @@ from ckptfmt.store.store import Store as Engine
 
 
 def scan(
-    directories: Sequence[str | os.PathLike[str]], *, store: Store | None = None, progress: Progress = SILENT
+    directories: Sequence[str | os.PathLike[str]],
+    *,
+    store: Store | None = None,
+    now_ns: int | None = None,
+    progress: Progress = SILENT,
 ) -> ScanReport:
     """Find every checkpoint below `directories`, and what is redundant in them.
 
     Args:
         directories: where to look; no link is followed.
         store: its bases are known then.
+        now_ns: the time, in ns since the epoch: what is younger than an hour may still be written.
         progress: told of each directory.
 
     Raises:
         NotFound, InvalidInput: one of the directories is not there, or is none.
     """
     begun = time.monotonic()
-    findings = look([os.fspath(each) for each in directories], store.engine if store is not None else None, progress)
+    engine = store.engine if store is not None else None
+    findings = look([os.fspath(each) for each in directories], engine, progress, now_ns)
     return ScanReport(
         checkpoints=tuple(
             ScannedCheckpoint(
@@ -56,7 +62,9 @@ def scan(
     )
 
 
-def look(directories: Sequence[str], engine: Engine | None, progress: Progress) -> Findings:
+def look(
+    directories: Sequence[str], engine: Engine | None, progress: Progress, now_ns: int | None = None
+) -> Findings:
     """What a scan finds, as the floors below know it."""
-    seen = survey(directories, now_ns=time.time_ns(), progress=progress)
+    seen = survey(directories, now_ns=time.time_ns() if now_ns is None else now_ns, progress=progress)
     return find_redundant(seen, FileEvidence(), known_bases(engine) if engine is not None else ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import struct
 from typing import Final, Protocol
@@ -18,6 +19,9 @@ _WHOLE_BYTES: Final = 8 * _PROBE_BYTES
 """Up to this length a tensor is compared whole."""
 _TELLING: Final = 32
 """Different bytes that a sample must hold to tell anything: masks, zeros and ones are alike in all models."""
+
+_CAST_ELEMENTS: Final = 2048
+"""Elements of each sample where float types differ."""
 
 _COPY_ON_WRITE: Final = frozenset({"btrfs", "xfs", "bcachefs", "ocfs2"})
 _FIEMAP: Final = 0xC020660B
@@ -37,6 +41,10 @@ class Evidence(Protocol):
 
     def digest(self, top: str, tensor: TensorSeen) -> str | None:
         """BLAKE3-256 of a tensor's bytes; None where it cannot be read."""
+        ...
+
+    def same_cast(self, top: str, tensor: TensorSeen, other_top: str, other: TensorSeen) -> bool:
+        """Whether one of two tensors is the other in another float type, as far as samples and a rounding tell."""
         ...
 
     def same_files(self, first: str, second: str) -> bool:
@@ -106,6 +114,42 @@ class FileEvidence:
         except OSError:
             return None
         return content.hexdigest()
+
+    def same_cast(self, top: str, tensor: TensorSeen, other_top: str, other: TensorSeen) -> bool:
+        """See `Evidence.same_cast`."""
+        # numpy: not for scans that have no two types of one model.
+        import numpy as np  # noqa: PLC0415
+
+        from ckptfmt.encodings.casts import CASTS, WIDTHS  # noqa: PLC0415
+
+        if (tensor.dtype, other.dtype) not in CASTS:
+            return False
+        count = tensor.length // WIDTHS[tensor.dtype]
+        if count != other.length // WIDTHS[other.dtype] or not self.tensor(top, tensor):
+            return False
+        starts = {0, max(0, count - _CAST_ELEMENTS), max(0, count // 2 - _CAST_ELEMENTS)}
+        one = b"".join(self._elements(top, tensor, start) for start in sorted(starts))
+        two = b"".join(self._elements(other_top, other, start) for start in sorted(starts))
+        here, there = (
+            np.frombuffer(data, f"<u{WIDTHS[dtype]}") for data, dtype in ((one, tensor.dtype), (two, other.dtype))
+        )
+        if not len(here) or len(here) != len(there):
+            return False
+        forth, back = CASTS[tensor.dtype, other.dtype](here), CASTS[other.dtype, tensor.dtype](there)
+        return bool((forth == there).all() or (back == here).all())
+
+    def _elements(self, top: str, tensor: TensorSeen, start: int) -> bytes:
+        """Some elements from `start` on; nothing where they cannot be read."""
+        width = tensor.length // max(1, math.prod(tensor.shape))
+        begin = start * width
+        try:
+            descriptor = _open(f"{top}/{tensor.path}")
+            try:
+                return os.pread(descriptor, min(_CAST_ELEMENTS * width, tensor.length - begin), tensor.offset + begin)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return b""
 
     def same_files(self, first: str, second: str) -> bool:
         """See `Evidence.same_files`."""

@@ -127,9 +127,12 @@ def keep_times(receipt: Receipt, directories: Iterable[str]) -> None:
 
 def restore_times(receipt: Receipt) -> None:
     """As `keep_times` for all directories of a receipt, but for those in which somebody made something since."""
-    keep_times(
-        receipt, [path for each in receipt.directories if not _is_newer(receipt, path := each.path.removeprefix("."))]
-    )
+    keep_times(receipt, [path for path in directories_of(receipt) if not _is_newer(receipt, path)])
+
+
+def directories_of(receipt: Receipt) -> list[str]:
+    """The directories of a receipt, relative, '' for the one that was cleaned."""
+    return ["" if each.path == "." else each.path for each in receipt.directories]
 
 
 def _is_newer(receipt: Receipt, directory: str) -> bool:

@@ -200,6 +200,22 @@ class _Prints:
             told += here is not None
         return told > 0
 
+    def dtypes(self, index: int) -> frozenset[str]:
+        """The element types of a model."""
+        return frozenset(tensor.dtype for tensor in model_of(self._seen[index]))
+
+    def cast(self, index: int, other: int) -> bool:
+        """Whether two models have the same names and shapes in other types, and one of their matrices is cast."""
+        mine = {tensor.name: tensor for tensor in _matrices(self._seen[index])}
+        theirs = {tensor.name: tensor for tensor in _matrices(self._seen[other])}
+        if self.dtypes(index) == self.dtypes(other) or mine.keys() != theirs.keys():
+            return False
+        if any(tensor.shape != theirs[name].shape for name, tensor in mine.items()):
+            return False
+        tops = self._seen[index].top, self._seen[other].top
+        names = sorted(mine, key=lambda name: (_FIRST.search(name) is None, name))[:_MOST_COMPARED]
+        return any(self._evidence.same_cast(tops[0], mine[name], tops[1], theirs[name]) for name in names)
+
     def made_from(self, index: int, base: KnownBase) -> bool:
         """Whether a model has the base's tensors, and one of its matrices is the base's, byte for byte."""
         seen = self._seen[index]
@@ -294,9 +310,9 @@ def _exports(seen: Sequence[CheckpointSeen], prints: _Prints, known: Sequence[Kn
         and full_weights(each)
     ]
     hints = {hint for each in seen for hint in each.hints}
-    for family in _families(candidates, prints):
+    for family in _with_casts(list(_families(candidates, prints)), prints):
         bases = [index for index in family if index in claims.bases]
-        stored = next((base for base in known if prints.made_from(family[0], base)), None)
+        stored = next((base for base in known for index in family if prints.made_from(index, base)), None)
         if bases or stored is not None:
             claims.bases.update(bases)
             rest = [index for index in family if index not in bases]
@@ -342,6 +358,22 @@ def _families(candidates: Sequence[int], prints: _Prints) -> Iterator[list[int]]
                     done.add(other)
                     waiting.append(other)
         yield sorted(family)
+
+
+def _with_casts(families: list[list[int]], prints: _Prints) -> list[list[int]]:
+    """Families joined that are of one model in several float types."""
+    joined: list[list[int]] = []
+    for family in families:
+        same = next((other for other in joined if any(prints.cast(family[0], index) for index in _one_a_type(other, prints))), None)
+        if same is None:
+            joined.append(list(family))
+        else:
+            same.extend(family)
+    return [sorted(family) for family in joined]
+
+
+def _one_a_type(family: Sequence[int], prints: _Prints) -> list[int]:
+    return list({prints.dtypes(index): index for index in reversed(family)}.values())
 
 
 def _hinted(seen: CheckpointSeen, hints: set[str]) -> bool:
