@@ -73,6 +73,11 @@ class Store(StoreNames, StoreUpkeep):
         """Absolute path of the store's directory."""
         return self._engine.path or ""
 
+    @property
+    def engine(self) -> Engine:
+        """The store below, for verbs of the api that are no method."""
+        return self._engine
+
     def close(self) -> None:
         """Let go of the catalog."""
         self._engine.close()

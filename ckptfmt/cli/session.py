@@ -42,6 +42,20 @@ class Session:
         with Store.open(find_store(self.stated_store)) as store:
             yield store
 
+    @contextmanager
+    def found_store(self) -> Iterator[Store | None]:
+        """The store, open, or None where there is none and none was stated: for what works without one."""
+        from ckptfmt.api import Store, find_store
+        from ckptfmt.errors import NotFound
+
+        try:
+            path = find_store(self.stated_store)
+        except NotFound:
+            yield None
+            return
+        with Store.open(path) as store:
+            yield store
+
     def progress(self) -> AbstractContextManager[Progress]:
         """Progress on the terminal, if there is one and a person reads it."""
         return terminal_progress(wanted=not self.as_json)

@@ -16,6 +16,7 @@ class Entry(NamedTuple):
 _CHECKPOINTS: Final = "Checkpoints"
 _NAMES: Final = "Names"
 _BASES: Final = "Bases"
+_SPACE: Final = "Space"
 _MORE: Final = "The store and more"
 
 VERBS: Final[dict[str, Entry]] = {
@@ -37,6 +38,8 @@ VERBS: Final[dict[str, Entry]] = {
     "prune": Entry("prune", "Drop names by policy; frees no bytes.", _NAMES),
     "base": Entry("base", "Record base models, compare them, copy them in, drop them.", _BASES),
     "bind": Entry("bind", "State the base of a checkpoint that has none.", _BASES),
+    "scan": Entry("scan", "Find what is redundant in directories of checkpoints.", _SPACE),
+    "cleanup": Entry("cleanup", "Take redundant files in, prove that they come back, then delete them.", _SPACE),
     "init": Entry("init", "Make a store.", _MORE),
     "gc": Entry("gc", "Delete what no ref reaches; frees bytes.", _MORE),
     "stats": Entry("stats", "Logical against stored bytes, by encoding and by run.", _MORE),

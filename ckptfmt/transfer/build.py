@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -168,24 +168,24 @@ def touched_leaves(record: BaseRecord, adapter: Iterable[str], base: str) -> tup
         BaseMismatch: there are adapter tensors, and none belongs to the base.
     """
     tensors = {tensor.name: tensor for tensor in record.tensors if tensor.role == "model"}
-    touched: dict[str, Leaf] = {}
+    leaves: dict[str, Leaf] = {}
     missed = []
     for name in adapter:
-        leaf = _touched(name, tensors)
+        leaf = touched(name, tensors)
         if leaf is None:
             missed.append(name)
         else:
-            touched[leaf] = Leaf(leaf, tensor_digest(record, tensors[leaf]))
-    if missed and not touched:
+            leaves[leaf] = Leaf(leaf, tensor_digest(record, tensors[leaf]))
+    if missed and not leaves:
         raise BaseMismatch(
             f"base {base!r} has none of the modules that the adapter touches (such as {missed[0]!r})",
             tensors=tuple(missed),
             hint="ckptfmt base ls",
         )
-    return tuple(touched[name] for name in sorted(touched))
+    return tuple(leaves[name] for name in sorted(leaves))
 
 
-def _touched(name: str, tensors: Mapping[str, Tensor]) -> str | None:
+def touched(name: str, tensors: Container[str]) -> str | None:
     """The base tensor an adapter tensor belongs to: the longest module path that has a weight in the base.
 
     Wrappers put parts in front (`base_model.model.`, `transformer.`), adapters put theirs behind (`.lora_A.weight`).

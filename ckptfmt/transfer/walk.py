@@ -25,8 +25,10 @@ _STORE_HEAD_BYTES: Final = 4096
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 _CHANGED: Final = "changed-while-read"
 _AGAIN: Final = "wait until it is written, then run the same command again"
-_PASSED_OVER: Final = frozenset({".git"})
-"""Histories of the very files beside them: taking them in would double every byte."""
+HOLD: Final = ".ckptfmt-hold"
+"""The directory into which `cleanup` moves what it took in, until the hold is over."""
+PASSED_OVER: Final = frozenset({".git", HOLD})
+"""Histories of the very files beside them, and what a cleanup holds: taking them in would double every byte."""
 _BLOBS: Final = "blobs"
 _SNAPSHOTS: Final = "snapshots"
 
@@ -136,7 +138,7 @@ def _directories(paths: Iterable[str]) -> set[str]:
 def walk(path: str) -> Walked:
     """Look at everything below `path`; where it is a file, at that file alone.
 
-    Git's own directories and stores are passed over, and it is said that they were.
+    Git's own directories, stores and what a cleanup holds are passed over, and it is said that they were.
 
     Raises:
         NotFound: there is nothing.
@@ -229,7 +231,7 @@ def _descend(root: str, below: str, entries: list[Entry], passed_over: list[str]
     for name in names:
         path = f"{below}/{name}" if below else name
         entry = _look(root, path, f"{root}/{path}")
-        if entry.kind == "directory" and (name in _PASSED_OVER or is_store(entry.real)):
+        if entry.kind == "directory" and (name in PASSED_OVER or is_store(entry.real)):
             passed_over.append(path)
             continue
         entries.append(entry)

@@ -1,0 +1,282 @@
+"""Planning a cleanup: from what a scan found to steps, the space they need and the bytes they free. Pure."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ckptfmt.layouts.listing import natural
+from ckptfmt.reclaim.finding import TRAINING_STATE, WEIGHTS
+from ckptfmt.reclaim.found import CheckpointSeen, FileSeen
+from ckptfmt.reclaim.redundancy import Findings
+from ckptfmt.reclaim.redundant_weights import full_weights, main_file, model_of, resumes
+from ckptfmt.reclaim.rows import KeepWeights, freed_by, goes_under
+from ckptfmt.reclaim.space import STEP_BYTES
+from ckptfmt.transfer.build import touched
+
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._/-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A path that stays, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """A file that is to go, and why. `shared` as in `Row`."""
+
+    file: FileSeen
+    reason: str
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One checkpoint of a plan.
+
+    Attributes:
+        seen: the checkpoint.
+        ref: the name it is to be taken in under.
+        going: its files that are to go; none where it is only taken in for others to be stored against it.
+        most_bytes: the most that taking it in may add to the store.
+        known: names in the store that may be this checkpoint already, with their manifests.
+        resumes: whether a Trainer resumes from it now, and whether it does afterwards.
+    """
+
+    seen: CheckpointSeen
+    ref: str
+    going: tuple[Going, ...]
+    most_bytes: int
+    known: tuple[tuple[str, str], ...] = ()
+    resumes: tuple[bool, bool] = (False, False)
+
+    @property
+    def source(self) -> str:
+        """Absolute path of its directory, or of the file that it is."""
+        one = main_file(self.seen) if self.seen.name != self.seen.root else None
+        return f"{self.seen.top}/{one.path}" if one is not None else self.seen.path
+
+
+@dataclass(frozen=True, slots=True)
+class BaseStep:
+    """A base that is only referenced and may be copied in; `most_bytes` that this may add to the store."""
+
+    name: str
+    record: str
+    forms: frozenset[tuple[str, tuple[int, ...]]]
+    most_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupPlan:
+    """What a cleanup will do.
+
+    Attributes:
+        tops: the directories that are cleaned.
+        keep: what stays in the tree.
+        hold_seconds: how long files are held before they may be deleted.
+        bases: bases that the steps may need and that are then copied in first.
+        steps: what is only taken in first, then what is cleaned.
+        needed_bytes: the most space that the store's file system must have.
+        needed_at_once: the same with a hold of 0.
+        freed_bytes: what the file system gives back at the end.
+        refused: what stays although it was asked for.
+        outside: whether bases may stay outside of the store.
+    """
+
+    tops: tuple[str, ...]
+    keep: KeepWeights
+    hold_seconds: int
+    bases: tuple[BaseStep, ...]
+    steps: tuple[Step, ...]
+    needed_bytes: int
+    needed_at_once: int
+    freed_bytes: int
+    refused: tuple[Refused, ...]
+    outside: bool
+
+
+def plan_cleanup(
+    findings: Findings,
+    *,
+    keep: KeepWeights,
+    hold_seconds: int,
+    name: str,
+    outside: bool,
+    bases: Sequence[BaseStep],
+    known: Callable[[CheckpointSeen], tuple[tuple[str, str], ...]],
+    most_needed: Callable[[CheckpointSeen], int],
+    devices: Mapping[str, int],
+    same_device: bool,
+) -> CleanupPlan:
+    """Plan a cleanup.
+
+    Args:
+        findings: what a scan found.
+        keep: what is to stay in the tree.
+        hold_seconds: how long files are to be held.
+        name: names of the checkpoints: `{name}` stands for the path below the directory, `{dir}` for its base name.
+        outside: whether bases may stay outside of the store.
+        bases: the store's bases that are only referenced.
+        known: names in the store that may be a checkpoint already.
+        most_needed: the most that taking a checkpoint in may add.
+        devices: device of each directory that was scanned: files on others cannot be moved into the hold.
+        same_device: whether store and directories share a file system, so that what is freed can be written again.
+    """
+    seen = findings.survey.checkpoints
+    going, refused = _going(findings, keep, devices)
+    order = sorted(going, key=lambda index: (seen[index].stage or 0, natural(seen[index].shown)))
+    supports = _supports(seen, order, findings)
+    names: set[str] = set()
+    steps = []
+    for index in (*supports, *order):
+        each = seen[index]
+        same = known(each)
+        steps.append(
+            Step(
+                seen=each,
+                ref=_ref(each, name, names),
+                going=tuple(going.get(index, ())),
+                most_bytes=STEP_BYTES if same else most_needed(each),
+                known=same,
+                resumes=(resumes(each), _resumes_still(each, going.get(index, ()))),
+            )
+        )
+    wanted = {(tensor.dtype, tensor.shape) for step in steps for tensor in model_of(step.seen) if len(tensor.shape) > 1}
+    needed_bases = tuple(base for base in bases if not outside and not base.forms.isdisjoint(wanted))
+    base_bytes = sum(base.most_bytes for base in needed_bases)
+    at_once = _needed_at_once(steps) if same_device else sum(step.most_bytes for step in steps)
+    needed = sum(step.most_bytes for step in steps)
+    return CleanupPlan(
+        tops=findings.survey.tops,
+        keep=keep,
+        hold_seconds=hold_seconds,
+        bases=needed_bases if order else (),
+        steps=tuple(steps),
+        needed_bytes=(base_bytes + needed) if order else 0,
+        needed_at_once=(base_bytes + at_once) if order else 0,
+        freed_bytes=freed(steps),
+        refused=tuple(refused),
+        outside=outside,
+    )
+
+
+def freed(steps: Sequence[Step]) -> int:
+    """What the file system gives back for all that goes in `steps`."""
+    return freed_by(
+        (f"{step.seen.top}/{each.file.path}", each.file, each.shared) for step in steps for each in step.going
+    )
+
+
+def _needed_at_once(steps: Sequence[Step]) -> int:
+    """The most that is taken at any time where each step gives its files back before the next begins."""
+    taken = most = 0
+    for step in steps:
+        taken += step.most_bytes
+        most = max(most, taken)
+        taken -= freed([step])
+    return most
+
+
+def _going(
+    findings: Findings, keep: KeepWeights, devices: Mapping[str, int]
+) -> tuple[dict[int, list[Going]], list[Refused]]:
+    """What goes, by index of its checkpoint, and what cannot go although it should."""
+    seen = findings.survey.checkpoints
+    wanted: dict[int, dict[str, Going]] = {}
+    for row in findings.rows:
+        if row.checkpoint is not None and goes_under(row.goes, keep):
+            wanted.setdefault(row.checkpoint, {})[row.file.path] = Going(row.file, row.reason, row.shared)
+    if keep == "none":
+        for index, each in enumerate(seen):
+            if index not in findings.bases:
+                for file in _all_weights(each):
+                    if f"{each.top}/{file.path}" in findings.protected:
+                        continue
+                    wanted.setdefault(index, {}).setdefault(file.path, Going(file, "--keep-weights none"))
+    refused: list[Refused] = []
+    for index in list(wanted):
+        each = seen[index]
+        if each.problem is not None:
+            refused.append(Refused(each.shown, f"it cannot be read: {each.problem}"))
+            del wanted[index]
+    _drop_linked(seen, wanted)
+    going: dict[int, list[Going]] = {}
+    for index, files in wanted.items():
+        for item in sorted(files.values(), key=lambda item: natural(item.file.path)):
+            if item.file.device == devices[seen[index].top]:
+                going.setdefault(index, []).append(item)
+            else:
+                path = f"{seen[index].top}/{item.file.path}"
+                refused.append(Refused(path, "it lies on another file system than the directory that holds it"))
+    return going, refused
+
+
+def _all_weights(seen: CheckpointSeen) -> list[FileSeen]:
+    indexes = {file.path for file in full_weights(seen)}
+    return [
+        file
+        for file in seen.files
+        for name in [os.path.basename(file.path)]
+        if file.path in indexes or WEIGHTS.fullmatch(name) or TRAINING_STATE.fullmatch(name)
+    ]
+
+
+def _drop_linked(seen: Sequence[CheckpointSeen], wanted: Mapping[int, dict[str, Going]]) -> None:
+    """Leave names of files that keep another name: taking them frees nothing."""
+    names: dict[tuple[int, int], int] = {}
+    for files in wanted.values():
+        for item in files.values():
+            names[item.file.node] = names.get(item.file.node, 0) + 1
+    for files in wanted.values():
+        for path, item in list(files.items()):
+            if names[item.file.node] < item.file.links:
+                del files[path]
+
+
+def _supports(seen: Sequence[CheckpointSeen], order: Sequence[int], findings: Findings) -> list[int]:
+    """What is taken in first, so that the others take less: the models they share with, adapters that lie beside."""
+    first = {findings.relatives[index] for index in order if index in findings.relatives}
+    adapters: set[int] = set()
+    beside: dict[str, list[int]] = {}
+    for index, each in enumerate(seen):
+        if each.adapters and not model_of(each):
+            beside.setdefault(os.path.dirname(each.path), []).append(index)
+    for index in order:
+        if not seen[index].adapters:
+            names = {tensor.name for tensor in model_of(seen[index])}
+            for other in beside.get(os.path.dirname(seen[index].path), ()):
+                factors = [tensor.name for tensor in seen[other].tensors if tensor.role == "adapter"]
+                if factors and all(touched(name, names) is not None for name in factors):
+                    adapters.add(other)
+    return [index for index in (*sorted(first), *sorted(adapters - first)) if index not in set(order)]
+
+
+def _ref(seen: CheckpointSeen, name: str, taken: set[str]) -> str:
+    """The name of a checkpoint, different from those `taken` before."""
+    stated = name.replace("{dir}", os.path.basename(seen.top) or "root").replace("{name}", seen.name)
+    plain = "/".join(part for part in _NOT_IN_NAMES.sub("-", stated).split("/") if part not in ("", ".", ".."))
+    ref, number = plain or "checkpoint", 1
+    while ref in taken:
+        number += 1
+        ref = f"{plain}.{number}"
+    taken.add(ref)
+    return ref
+
+
+def _resumes_still(seen: CheckpointSeen, going: Sequence[Going]) -> bool:
+    """Whether a Trainer resumes from a directory when `going` is gone: weights or adapters stay, and the state."""
+    if not resumes(seen):
+        return False
+    gone = {item.file.path for item in going}
+    lost = [path for path in gone if TRAINING_STATE.fullmatch(os.path.basename(path))]
+    whole = [file for file in full_weights(seen) if file.path not in gone]
+    adapters = {tensor.path for tensor in seen.tensors if tensor.role == "adapter"} - gone
+    return not lost and bool(whole or adapters)

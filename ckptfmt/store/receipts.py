@@ -1,0 +1,136 @@
+"""Receipts in a store: each a directory of numbered, immutable entries, created exclusively."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec import structs
+
+from ckptfmt.errors import Conflict, IntegrityError, InvalidInput, NotFound
+from ckptfmt.format import documents
+from ckptfmt.format.receipt import HOLDING, Receipt, is_receipt_id
+from ckptfmt.storage import durable
+from ckptfmt.storage.machine import host_name
+from ckptfmt.storage.protocol import Storage
+from ckptfmt.store.refs import utc_now
+from ckptfmt.store.store import Store
+
+PREFIX: Final = "receipts/"
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")
+_ATTEMPTS: Final = 64
+_MAX_DOCUMENT_BYTES: Final = 256 << 20
+
+
+def new_receipt_id() -> str:
+    """An id that no other cleanup uses, and that people can tell by its date."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+class Receipts:
+    """The receipts of one store."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def ids(self) -> list[str]:
+        """Every receipt, the oldest first."""
+        found = (item.key[len(PREFIX) :] for item in self._storage.directories(PREFIX))
+        return sorted(each for each in found if is_receipt_id(each))
+
+    def resolve(self, stated: str) -> str:
+        """The receipt that `stated`, an id or the beginning of one, names.
+
+        Raises:
+            NotFound: there is none.
+            InvalidInput: there are several.
+        """
+        found = [each for each in self.ids() if each.startswith(stated)] if stated else []
+        if len(found) > 1 and stated not in found:
+            raise InvalidInput(f"{stated!r} begins {len(found)} receipts; give more of it", code="ambiguous")
+        if not found:
+            raise NotFound(f"no receipt {stated!r}", hint="ckptfmt cleanup --receipts")
+        return stated if stated in found else found[0]
+
+    def numbers(self, receipt: str) -> list[int]:
+        """Numbers of the entries that are there, ascending."""
+        prefix = f"{PREFIX}{receipt}/"
+        return sorted(
+            int(stem)
+            for listed in self._storage.list(prefix)
+            if _NUMBER.fullmatch(stem := listed.key[len(prefix) :].removesuffix(".json"))
+        )
+
+    def entries(self, receipt: str) -> list[Receipt]:
+        """Every entry of a receipt, in order.
+
+        Raises:
+            IntegrityError, FormatError: one is damaged: nothing is to be concluded from the others.
+        """
+        return [self._read(receipt, number) for number in self.numbers(receipt)]
+
+    def _read(self, receipt: str, number: int) -> Receipt:
+        key = _key(receipt, number)
+        entry = documents.unseal(self._storage.read(key, 0, _MAX_DOCUMENT_BYTES), Receipt, where=key)
+        if (entry.receipt, entry.number) != (receipt, number):
+            raise IntegrityError(f"{key}: it is entry {entry.number} of {entry.receipt!r}", hint="ckptfmt fsck")
+        return entry
+
+    def parts(self, receipt: str) -> list[Receipt]:
+        """Where each part of a receipt stands: its last entry, in order of the parts."""
+        last = {entry.part: entry for entry in self.entries(receipt)}
+        return [last[part] for part in sorted(last)]
+
+    def held_since_ns(self, receipt: str, part: int) -> int | None:
+        """When the files of a part came into the hold, by the storage's own clock; None where none are known to."""
+        numbers = {entry.number for entry in self.entries(receipt) if entry.part == part and entry.state == "held"}
+        prefix = f"{PREFIX}{receipt}/"
+        times = [
+            listed.modified_ns
+            for listed in self._storage.list(prefix)
+            if listed.key in {f"{prefix}{number}.json" for number in numbers}
+        ]
+        return min(times, default=None)
+
+    def append(self, draft: Receipt) -> Receipt:
+        """Append an entry; its number, time and host are filled in.
+
+        Raises:
+            Conflict: others append again and again (`lost-race`).
+        """
+        for _ in range(_ATTEMPTS):
+            numbers = self.numbers(draft.receipt)
+            number = numbers[-1] + 1 if numbers else 1
+            entry = structs.replace(draft, number=number, time=utc_now(), host=host_name())
+            if self._storage.put_if_absent(_key(draft.receipt, number), documents.seal(entry)):
+                return entry
+        raise Conflict(
+            f"receipt {draft.receipt}: {_ATTEMPTS} times somebody else was quicker",
+            code="lost-race",
+            hint="run the same command again",
+        )
+
+    def now_ns(self) -> int:
+        """The time by the storage's own clock: the mtime of a file that is written for it."""
+        key = f"tmp/{durable.unique_name()}"
+        self._storage.put(key, b"now")
+        try:
+            return max(listed.modified_ns for listed in self._storage.list("tmp/") if listed.key == key)
+        finally:
+            self._storage.delete(key)
+
+
+def held_manifests(store: Store) -> set[str]:
+    """Ids of the manifests that give back originals which are held, or are being moved or deleted: roots for gc.
+
+    Raises:
+        IntegrityError, FormatError: a receipt is damaged, so that nobody knows what it holds.
+    """
+    receipts = Receipts(store.storage)
+    return {part.manifest for each in receipts.ids() for part in receipts.parts(each) if part.state in HOLDING}
+
+
+def _key(receipt: str, number: int) -> str:
+    return f"{PREFIX}{receipt}/{number}.json"
