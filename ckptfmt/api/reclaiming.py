@@ -11,6 +11,7 @@ from ckptfmt.errors import InvalidInput
 from ckptfmt.progress import Progress
 from ckptfmt.store.gc_plan import GcPlan, Leaving, plan_gc
 from ckptfmt.store.gc_run import execute_gc
+from ckptfmt.store.receipts import held_manifests
 from ckptfmt.store.store import Store
 
 GRACE_HOURS: Final = 24.0
@@ -153,4 +154,4 @@ def _item(leaving: Leaving) -> GcItem:
 
 def _held(store: Store) -> frozenset[str]:
     """Manifests that give back originals which a cleanup still holds."""
-    return frozenset()
+    return frozenset(held_manifests(store))

@@ -12,7 +12,6 @@ from msgspec import structs
 from ckptfmt.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format import documents
 from ckptfmt.format.receipt import HOLDING, Receipt, is_receipt_id
-from ckptfmt.storage import durable
 from ckptfmt.storage.machine import host_name
 from ckptfmt.storage.protocol import Storage
 from ckptfmt.store.refs import utc_now
@@ -111,15 +110,6 @@ class Receipts:
             code="lost-race",
             hint="run the same command again",
         )
-
-    def now_ns(self) -> int:
-        """The time by the storage's own clock: the mtime of a file that is written for it."""
-        key = f"tmp/{durable.unique_name()}"
-        self._storage.put(key, b"now")
-        try:
-            return max(listed.modified_ns for listed in self._storage.list("tmp/") if listed.key == key)
-        finally:
-            self._storage.delete(key)
 
 
 def held_manifests(store: Store) -> set[str]:

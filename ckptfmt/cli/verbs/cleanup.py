@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ckptfmt.cli.confirm import confirmed
+from ckptfmt.cli.asking import agreed
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
 from ckptfmt.cli.text import count, size, table
@@ -134,7 +134,7 @@ def _clean(
         return _REFUSED_EXIT if report.refused else 0
     if planned.shown.files:
         session.note(*plan_lines(planned.shown), "")
-        if not confirmed(f"Clean up {count(planned.shown.files, 'file')}?", yes=yes or session.as_json):
+        if not agreed(f"Clean up {count(planned.shown.files, 'file')}?", yes=yes or session.as_json):
             return 0
     with session.progress() as progress:
         report = cleaning.execute(store, planned, progress=progress)
@@ -161,7 +161,7 @@ def _purge(session: Session, store: Store, receipt: str | None, *, apply: bool, 
         return 0
     if planned.receipts:
         session.note(*purge_lines(planned))
-        if not confirmed("Delete these files?", yes=yes or session.as_json):
+        if not agreed("Delete these files?", yes=yes or session.as_json):
             return 0
     report = cleaning.purge_held(store, receipt, apply=True)
     session.give(report, lambda: [Styled(f"freed {size(report.freed_bytes)}", "green")])
