@@ -57,6 +57,8 @@ KEYS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("rm runs/stage-1", "ref generation", itself),
     ("prune --keep-last 1", "dropped kept", itself),
     ("prune runs --keep-stage 1 --apply", "dropped kept", itself),
+    ("gc", "plan applied freed_bytes", itself),
+    ("gc --grace 0 --apply", "plan applied freed_bytes", itself),
     ("rollback runs/stage-1@1", "ref generation", itself),
     ("stats", "logical_bytes stored_bytes by_encoding plans", itself),
     ("completion bash", "shell script", itself),
