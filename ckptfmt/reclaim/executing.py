@@ -230,26 +230,40 @@ class _Run:
         self.done.receipt = self.receipt
         seen = {item.file.path: item for item in step.going}
         moved: list[HeldFile] = []
-        there: dict[str, Identity] = {}
         for file in files:
             try:
-                now = there[file.path] = holding.hold(part, file, sound[file.path])
+                now = sound[file.path] = holding.hold(part, file, sound[file.path])
             except holding.Doubt as doubt:
                 self.done.refused.append(Refused(f"{step.seen.top}/{file.path}", str(doubt)))
                 continue
             moved.append(file)
             # A rename changes the ctime of all names of a file.
             sound.update({path: now for path, before in sound.items() if before[:4] == now[:4]})
-            there.update({path: now for path, before in there.items() if before[:4] == now[:4]})
+        if self.plan.hold_seconds == 0:
+            moved = [file for file in moved if self._is_still(part, file, sound[file.path])]
+        for file in moved:
             item = seen[file.path]
             self.done.moved.append((f"{step.seen.top}/{file.path}", item.file, item.shared))
         part = self.receipts.append(structs.replace(part, state="held" if moved else "undone", files=tuple(moved)))
         if not moved:
             holding.tidy(part, files)
         elif self.plan.hold_seconds == 0:
-            released = unlink(self.receipts, part, there)
+            released = unlink(self.receipts, part, sound)
             self.done.freed_bytes += released.freed_bytes
             self.done.refused += released.refused
+
+    def _is_still(self, part: Receipt, file: HeldFile, identity: Identity) -> bool:
+        """Read a moved file once more where no second proof will come; what is not what it was goes back."""
+        if holding.is_still(part, file, identity):
+            return True
+        reason = "it changed while it was moved, and is back in its place"
+        try:
+            holding.put_back(part, file)
+            holding.keep_times(part, [os.path.dirname(file.path)])
+        except holding.Doubt as doubt:
+            reason = f"it changed while it was moved: {doubt}"
+        self.done.refused.append(Refused(holding.own_place(part, file), reason))
+        return False
 
 
 def _directories(top: str, files: tuple[HeldFile, ...]) -> Iterator[HeldDirectory]:

@@ -6,15 +6,19 @@ A file is moved only if it still is what was compared; whatever was swapped in m
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from ckptfmt.format.receipt import HeldFile, Receipt
 from ckptfmt.reclaim.found import Identity
 from ckptfmt.reclaim.proving import identity_of
 from ckptfmt.storage import durable
 from ckptfmt.transfer.walk import HOLD
+
+_CHUNK_BYTES: Final = 4 << 20
 
 
 class Doubt(Exception):  # noqa: N818
@@ -83,6 +87,26 @@ def hold(receipt: Receipt, file: HeldFile, identity: Identity) -> Identity:
     return identity_of(there)
 
 
+def is_still(receipt: Receipt, file: HeldFile, identity: Identity) -> bool:
+    """Read a held file once more: whether its content is what was compared, and it is what it was when it was moved.
+
+    Between the look before a rename and the one after it only a ctime could tell of a change, and a rename changes that.
+    """
+    try:
+        descriptor = os.open(held_place(receipt, file), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    content = hashlib.sha256()
+    try:
+        while data := os.read(descriptor, _CHUNK_BYTES):
+            content.update(data)
+        return content.hexdigest() == file.sha256 and identity_of(os.fstat(descriptor)) == identity
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def _refuse_links(directory: str) -> None:
     if os.path.realpath(directory) != directory:
         raise Doubt(f"{directory} leads through a link")
@@ -94,6 +118,19 @@ def _give_back(target: str, source: str) -> None:
     if os.path.lexists(target):
         durable.unlink(target)
     durable.fsync_directory(os.path.dirname(source))
+
+
+def put_back(receipt: Receipt, file: HeldFile) -> None:
+    """Put back what was moved, whatever has become of it since.
+
+    Raises:
+        Doubt: something else stands in its place by now; it lies in the hold.
+    """
+    source, target = own_place(receipt, file), held_place(receipt, file)
+    try:
+        _give_back(target, source)
+    except OSError as error:
+        raise Doubt(f"it lies in {target}: {error.strerror or error}") from error
 
 
 def link_or_rename(source: str, target: str) -> None:
@@ -218,24 +255,30 @@ def delete(receipt: Receipt, file: HeldFile, identity: Identity | None) -> int:
 
 
 def tidy(receipt: Receipt, files: Iterable[HeldFile]) -> None:
-    """Remove the directories of the hold that are empty now, and make what went durable."""
+    """Remove the directories of the hold that are empty now, and make what went durable; the mtime above stays."""
     top = f"{receipt.top}/{HOLD}"
+    try:
+        before = os.lstat(receipt.top).st_mtime_ns
+    except OSError:
+        return
     directories = {os.path.dirname(held_place(receipt, file)) for file in files}
     while directories:
         directory = max(directories, key=len)
         directories.remove(directory)
-        if not directory.startswith(top) or not os.path.isdir(directory) or os.path.islink(directory):
+        if directory != top and not directory.startswith(f"{top}/"):
             continue
-        durable.fsync_directory(directory)
-        if os.listdir(directory):
-            continue
-        try:
-            durable.rmdir(directory)
-        except OSError:
-            continue
-        if directory != top:
-            directories.add(os.path.dirname(directory))
-    keep_times(receipt, [""])
+        if os.path.isdir(directory) and not os.path.islink(directory):
+            durable.fsync_directory(directory)
+            if os.listdir(directory):
+                continue
+            try:
+                durable.rmdir(directory)
+            except OSError:
+                continue
+        directories.add(os.path.dirname(directory))
+    if os.lstat(receipt.top).st_mtime_ns != before:
+        durable.set_mtime(receipt.top, before)
+        durable.fsync_directory(receipt.top)
 
 
 def places(receipt: Receipt) -> Mapping[str, HeldFile]:

@@ -35,6 +35,7 @@ def settle(receipts: Receipts, part: Receipt) -> Receipt:
         if holding.is_it(holding.held_place(part, file), file) or not os.path.lexists(holding.own_place(part, file))
     )
     holding.restore_times(part)
+    holding.tidy(part, part.files)
     state = structs.replace(part, state="held" if held else "undone", files=held)
     return receipts.append(state)
 

@@ -36,9 +36,9 @@ class Receipts:
         self._storage = storage
 
     def ids(self) -> list[str]:
-        """Every receipt, the oldest first."""
-        found = (item.key[len(PREFIX) :] for item in self._storage.directories(PREFIX))
-        return sorted(each for each in found if is_receipt_id(each))
+        """Every receipt that has an entry, the oldest first: a cleanup may be stopped before it wrote one."""
+        found = {listed.key[len(PREFIX) :].partition("/")[0] for listed in self._storage.list(PREFIX)}
+        return sorted(each for each in found if is_receipt_id(each) and self.numbers(each))
 
     def resolve(self, stated: str) -> str:
         """The receipt that `stated`, an id or the beginning of one, names.

@@ -174,6 +174,7 @@ class Place:
         target = self.tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(self.root / f"made-{name}" / "both", target)
+        shutil.rmtree(self.root / f"made-{name}")
         settle(target)
         return target / made.WEIGHTS
 
