@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import structs
 
-from ckptfmt.errors import Conflict, IntegrityError, InvalidInput, NotFound
+from ckptfmt.errors import Conflict, FormatError, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format import documents
 from ckptfmt.format.receipt import HOLDING, Receipt, is_receipt_id
 from ckptfmt.storage import durable
@@ -123,13 +123,37 @@ class Receipts:
 
 
 def held_manifests(store: Store) -> set[str]:
-    """Ids of the manifests that give back originals which are held, or are being moved or deleted: roots for gc.
+    """Ids of the manifests that give back what cleanups took: roots for gc.
+
+    Of originals that are held, being moved or being deleted, always. Of deleted ones as long as the name stands that
+    they were taken in under, also where it has moved on to something else: they are nowhere but here. Who drops the
+    name wants them gone.
 
     Raises:
         IntegrityError, FormatError: a receipt is damaged, so that nobody knows what it holds.
     """
     receipts = Receipts(store.storage)
-    return {part.manifest for each in receipts.ids() for part in receipts.parts(each) if part.state in HOLDING}
+    parts = [part for each in receipts.ids() for part in receipts.parts(each)]
+    standing: dict[str, bool] = {}
+    roots = set()
+    for part in parts:
+        if part.state in HOLDING:
+            roots.add(part.manifest)
+        elif part.state == "purged":
+            if part.ref not in standing:
+                standing[part.ref] = _stands(store, part.ref)
+            if standing[part.ref]:
+                roots.add(part.manifest)
+    return roots
+
+
+def _stands(store: Store, ref: str) -> bool:
+    """Whether a name stands; in doubt it does."""
+    try:
+        newest = store.refs.newest(ref)
+    except (IntegrityError, FormatError):
+        return True
+    return newest is not None and newest.target is not None
 
 
 def _key(receipt: str, number: int) -> str:

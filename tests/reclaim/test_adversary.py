@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from ckptfmt import Store
 from ckptfmt.api import cleaning
 from ckptfmt.reclaim import holding
 from ckptfmt.reclaim.proving import Proof, ProofRequest, prove, prove_fresh
+from ckptfmt.store.receipts import Receipts
 from tests.exactness import made
 from tests.reclaim.making import Place, settle
 from tests.store.making import tree_of
@@ -427,6 +429,37 @@ def test_undo_makes_directories_again(place: Place) -> None:
     assert cleaning.undo_cleanup(place.store, report.receipt).files == 1
     after = tree_of(place.tree)
     assert {name: after[name] for name in after} == {name: before[name] for name in (".", "run", f"run/{path.name}")}
+
+
+def test_a_directory_that_was_moved_away_is_not_taken_for_deleted(place: Place) -> None:
+    place.bloated()
+    report = place.clean()
+    assert report.receipt is not None
+    place.tree.rename(place.root / "moved")
+    purged = cleaning.purge_held(place.store, report.receipt, apply=True, prover=prove)
+    assert purged.refused
+    (place.root / "moved").rename(place.tree)
+    assert cleaning.undo_cleanup(place.store, report.receipt).files == 1
+
+
+def test_another_device_number_after_a_reboot(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place.bloated()
+    report = place.clean()
+    assert report.receipt is not None
+    receipts = Receipts(place.store.engine.storage)
+    (part,) = receipts.parts(report.receipt)
+    files = tuple(structs.replace(file, device=file.device + 1) for file in part.files)
+    receipts.append(structs.replace(part, files=files))
+    assert cleaning.undo_cleanup(place.store, report.receipt).files == 1
+    assert path.exists()
+
+
+def test_data_sets_beside_a_checkpoint_are_no_weights(place: Place) -> None:
+    path = place.bloated()
+    for name in ("train.bin", "val.bin", "notes.pt.txt"):
+        (path.parent / name).write_bytes(b"tokens" * 100)
+    going = [f.path for each in place.plan(keep_weights="none").shown.checkpoints for f in each.files]
+    assert sorted(Path(each).name for each in going) == ["adapter_model.safetensors", "model.safetensors"]
 
 
 TORTURE_ROUNDS = 100_000

@@ -1,4 +1,4 @@
-"""cleanup, undo and purge killed before and after every mutating call: every file is somewhere, and the next run goes on."""
+"""cleanup, undo and purge killed around every mutating call: every file is somewhere, and the next run goes on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def clean(days: float) -> Callable[[Setting], object]:
 
 def undo(setting: Setting) -> object:
     with setting.open() as store:
-        return [cleaning.undo_cleanup(store, row.receipt) for row in cleaning.list_receipts(store)]
+        return [cleaning.undo_cleanup(store, row.receipt) for row in reversed(cleaning.list_receipts(store))]
 
 
 def purge(setting: Setting) -> object:
