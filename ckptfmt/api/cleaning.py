@@ -1,7 +1,8 @@
-"""The verb that takes originals away: plan, execute; undo; purge. The plan that was shown is the plan that is executed."""
+"""The verb that takes originals away: plan, execute, undo, purge. The plan that was shown is what is executed."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def plan(
     Args:
         store: takes the checkpoints in.
         directories: what to clean.
-        keep_weights: what is to stay in the tree: `adapter` (adapters, and whatever a Trainer resumes from), `full` (full
-            weights too: only exact copies go), `none` (no weights, no training state).
+        keep_weights: what is to stay in the tree: `adapter` (adapters, and whatever a Trainer resumes from), `full`
+            (full weights too: only exact copies go), `none` (no weights, no training state).
         hold_days: how long files are held before they may be deleted; 0: they are deleted at once.
         name: names of the checkpoints in the store; `{dir}` is the directory's name, `{name}` the path below it.
         base_stays_outside: let checkpoints depend on the files of bases outside of the store.
@@ -91,7 +92,7 @@ def plan(
     made = plan_cleanup(
         findings,
         keep=keep_weights,
-        hold_seconds=round(hold_days * _DAY_SECONDS),
+        hold_seconds=math.ceil(hold_days * _DAY_SECONDS),
         name=name,
         outside=base_stays_outside,
         bases=referenced_bases(engine, header_estimate),

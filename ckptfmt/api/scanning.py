@@ -62,9 +62,7 @@ def scan(
     )
 
 
-def look(
-    directories: Sequence[str], engine: Engine | None, progress: Progress, now_ns: int | None = None
-) -> Findings:
+def look(directories: Sequence[str], engine: Engine | None, progress: Progress, now_ns: int | None = None) -> Findings:
     """What a scan finds, as the floors below know it."""
     seen = survey(directories, now_ns=time.time_ns() if now_ns is None else now_ns, progress=progress)
     return find_redundant(seen, FileEvidence(), known_bases(engine) if engine is not None else ())

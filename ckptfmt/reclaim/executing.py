@@ -105,6 +105,7 @@ class _Run:
     receipt: str
     done: Done
     parts: int = 0
+    directories: dict[str, HeldDirectory] = field(default_factory=dict)
 
     def step(self, step: Step) -> None:
         """One checkpoint. An error of ours keeps all of its files, and the next one is begun."""
@@ -223,43 +224,61 @@ class _Run:
                 keep=self.plan.keep,
                 hold_seconds=self.plan.hold_seconds,
                 files=files,
-                directories=tuple(_directories(step.seen.top, files)),
+                directories=tuple(self._directories(step.seen.top, files)),
                 outside=outside,
             )
         )
         self.done.receipt = self.receipt
         seen = {item.file.path: item for item in step.going}
-        moved: list[HeldFile] = []
-        there: dict[str, Identity] = {}
         for file in files:
             try:
-                now = there[file.path] = holding.hold(part, file, sound[file.path])
+                now = sound[file.path] = holding.hold(part, file, sound[file.path])
             except holding.Doubt as doubt:
+                del sound[file.path]
                 self.done.refused.append(Refused(f"{step.seen.top}/{file.path}", str(doubt)))
                 continue
-            moved.append(file)
             # A rename changes the ctime of all names of a file.
             sound.update({path: now for path, before in sound.items() if before[:4] == now[:4]})
-            there.update({path: now for path, before in there.items() if before[:4] == now[:4]})
+        if self.plan.hold_seconds == 0:
+            for file in [file for file in files if file.path in sound]:
+                if not self._is_still(part, file, sound[file.path]):
+                    del sound[file.path]
+        moved = holding.moved(part)
+        for file in moved:
             item = seen[file.path]
             self.done.moved.append((f"{step.seen.top}/{file.path}", item.file, item.shared))
-        part = self.receipts.append(structs.replace(part, state="held" if moved else "undone", files=tuple(moved)))
+        part = self.receipts.append(structs.replace(part, state="held" if moved else "undone", files=moved))
         if not moved:
             holding.tidy(part, files)
         elif self.plan.hold_seconds == 0:
-            released = unlink(self.receipts, part, there)
+            released = unlink(self.receipts, part, sound)
             self.done.freed_bytes += released.freed_bytes
             self.done.refused += released.refused
 
+    def _is_still(self, part: Receipt, file: HeldFile, identity: Identity) -> bool:
+        """Read a moved file once more where no second proof will come; what is not what it was goes back."""
+        if holding.is_still(part, file, identity):
+            return True
+        reason = "it changed while it was moved, and is back in its place"
+        try:
+            holding.put_back(part, file)
+            holding.keep_times(part, [os.path.dirname(file.path)])
+        except (holding.Doubt, StorageError) as doubt:
+            reason = f"it changed while it was moved: {doubt}"
+        self.done.refused.append(Refused(holding.own_place(part, file), reason))
+        return False
 
-def _directories(top: str, files: tuple[HeldFile, ...]) -> Iterator[HeldDirectory]:
-    """The directories of files and all above them, as they are now."""
-    paths = {""}
-    for file in files:
-        path = os.path.dirname(file.path)
-        while path and path not in paths:
-            paths.add(path)
-            path = os.path.dirname(path)
-    for path in sorted(paths):
-        found = os.lstat(f"{top}/{path}" if path else top)
-        yield HeldDirectory(path or ".", stat.S_IMODE(found.st_mode), found.st_mtime_ns)
+    def _directories(self, top: str, files: tuple[HeldFile, ...]) -> Iterator[HeldDirectory]:
+        """The directories of files and all above them, as they were when this run first took something from them."""
+        paths = {""}
+        for file in files:
+            path = os.path.dirname(file.path)
+            while path and path not in paths:
+                paths.add(path)
+                path = os.path.dirname(path)
+        for path in sorted(paths):
+            place = f"{top}/{path}" if path else top
+            if place not in self.directories:
+                found = os.lstat(place)
+                self.directories[place] = HeldDirectory(path or ".", stat.S_IMODE(found.st_mode), found.st_mtime_ns)
+            yield self.directories[place]

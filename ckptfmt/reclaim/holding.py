@@ -6,15 +6,21 @@ A file is moved only if it still is what was compared; whatever was swapped in m
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Final
 
+from ckptfmt.errors import StorageError
 from ckptfmt.format.receipt import HeldFile, Receipt
 from ckptfmt.reclaim.found import Identity
 from ckptfmt.reclaim.proving import identity_of
 from ckptfmt.storage import durable
 from ckptfmt.transfer.walk import HOLD
+
+_CHUNK_BYTES: Final = 4 << 20
 
 
 class Doubt(Exception):  # noqa: N818
@@ -37,7 +43,10 @@ def own_place(receipt: Receipt, file: HeldFile) -> str:
 
 
 def is_it(path: str, file: HeldFile) -> bool:
-    """Whether a file is at `path`: the same inode, size and mtime, whatever its name."""
+    """Whether a file is at `path`: the same inode, size and mtime, whatever its name.
+
+    Not the same device: some file systems have another number after they were mounted again.
+    """
     try:
         found = os.lstat(path)
     except OSError:
@@ -46,8 +55,7 @@ def is_it(path: str, file: HeldFile) -> bool:
 
 
 def _same(found: os.stat_result, file: HeldFile) -> bool:
-    there = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-    return there == (file.device, file.inode, file.size, file.mtime_ns)
+    return (found.st_ino, found.st_size, found.st_mtime_ns) == (file.inode, file.size, file.mtime_ns)
 
 
 def hold(receipt: Receipt, file: HeldFile, identity: Identity) -> Identity:
@@ -59,7 +67,7 @@ def hold(receipt: Receipt, file: HeldFile, identity: Identity) -> Identity:
         identity: what it was when it was compared.
 
     Raises:
-        Doubt: it is not that any more, or something stands in the way; it is where it was.
+        Doubt: it is not that any more, or something stands in the way; whether it was moved is to be looked at.
     """
     source, target = own_place(receipt, file), held_place(receipt, file)
     try:
@@ -72,15 +80,38 @@ def hold(receipt: Receipt, file: HeldFile, identity: Identity) -> Identity:
             raise Doubt(f"something stands in its place in the hold: {target}")
         durable.rename(source, target)
         there = os.lstat(target)
-        if not stat.S_ISREG(there.st_mode) or not _same(there, file):
+        if not stat.S_ISREG(there.st_mode) or identity_of(there)[:4] != identity[:4]:
             _give_back(target, source)
             raise Doubt("it was exchanged while it was moved; what was there is back in its place")
         durable.fsync_directory(os.path.dirname(target))
         keep_times(receipt, [os.path.dirname(file.path), ""])
     except OSError as error:
-        keep_times(receipt, [os.path.dirname(file.path), ""])
-        raise Doubt(f"it cannot be moved into the hold: {error.strerror or error}") from error
+        with suppress(StorageError):
+            keep_times(receipt, [os.path.dirname(file.path), ""])
+        raise Doubt(f"moving it into the hold failed: {error.strerror or error}") from error
+    except StorageError as error:
+        raise Doubt(f"moving it into the hold failed: {error.message}") from error
     return identity_of(there)
+
+
+def is_still(receipt: Receipt, file: HeldFile, identity: Identity) -> bool:
+    """Read a held file once more: whether its content is what was compared, and it is what it was when it was moved.
+
+    Between the looks before and after a rename only a ctime could tell of a change, and a rename changes that.
+    """
+    try:
+        descriptor = os.open(held_place(receipt, file), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    content = hashlib.sha256()
+    try:
+        while data := os.read(descriptor, _CHUNK_BYTES):
+            content.update(data)
+        return content.hexdigest() == file.sha256 and identity_of(os.fstat(descriptor)) == identity
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_links(directory: str) -> None:
@@ -94,6 +125,19 @@ def _give_back(target: str, source: str) -> None:
     if os.path.lexists(target):
         durable.unlink(target)
     durable.fsync_directory(os.path.dirname(source))
+
+
+def put_back(receipt: Receipt, file: HeldFile) -> None:
+    """Put back what was moved, whatever has become of it since.
+
+    Raises:
+        Doubt: something else stands in its place by now; it lies in the hold.
+    """
+    source, target = own_place(receipt, file), held_place(receipt, file)
+    try:
+        _give_back(target, source)
+    except OSError as error:
+        raise Doubt(f"it lies in {target}: {error.strerror or error}") from error
 
 
 def link_or_rename(source: str, target: str) -> None:
@@ -113,16 +157,21 @@ def link_or_rename(source: str, target: str) -> None:
 
 
 def keep_times(receipt: Receipt, directories: Iterable[str]) -> None:
-    """Give directories the mtimes that they had before anything was taken from them: a Trainer rotates by these."""
+    """Give directories the mtimes that they had before anything was taken from them: a Trainer rotates by these.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
     known = {directory.path: directory for directory in receipt.directories}
     for path in dict.fromkeys(directories):
         before = known.get(path or ".")
         place = f"{receipt.top}/{path}" if path else receipt.top
         if before is None or not os.path.isdir(place) or os.path.islink(place):
             continue
-        if os.lstat(place).st_mtime_ns != before.mtime_ns:
-            durable.set_mtime(place, before.mtime_ns)
-        durable.fsync_directory(place)
+        with durable.storage_errors(place):
+            if os.lstat(place).st_mtime_ns != before.mtime_ns:
+                durable.set_mtime(place, before.mtime_ns)
+            durable.fsync_directory(place)
 
 
 def restore_times(receipt: Receipt) -> None:
@@ -218,24 +267,44 @@ def delete(receipt: Receipt, file: HeldFile, identity: Identity | None) -> int:
 
 
 def tidy(receipt: Receipt, files: Iterable[HeldFile]) -> None:
-    """Remove the directories of the hold that are empty now, and make what went durable."""
-    top = f"{receipt.top}/{HOLD}"
-    directories = {os.path.dirname(held_place(receipt, file)) for file in files}
+    """Remove the directories of the hold that are empty now, and make what went durable; the mtime above stays.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    with durable.storage_errors(f"{receipt.top}/{HOLD}"):
+        if os.path.isdir(receipt.top):
+            before = os.lstat(receipt.top).st_mtime_ns
+            try:
+                _remove_empty(f"{receipt.top}/{HOLD}", {os.path.dirname(held_place(receipt, file)) for file in files})
+            finally:
+                if os.lstat(receipt.top).st_mtime_ns != before:
+                    durable.set_mtime(receipt.top, before)
+                    durable.fsync_directory(receipt.top)
+
+
+def _remove_empty(top: str, directories: set[str]) -> None:
+    """Remove those of `directories`, and of those above them up to `top`, that hold nothing."""
     while directories:
         directory = max(directories, key=len)
         directories.remove(directory)
-        if not directory.startswith(top) or not os.path.isdir(directory) or os.path.islink(directory):
+        if directory != top and not directory.startswith(f"{top}/"):
             continue
-        durable.fsync_directory(directory)
-        if os.listdir(directory):
-            continue
-        try:
+        if os.path.isdir(directory) and not os.path.islink(directory):
+            durable.fsync_directory(directory)
+            if os.listdir(directory):
+                continue
             durable.rmdir(directory)
-        except OSError:
-            continue
-        if directory != top:
-            directories.add(os.path.dirname(directory))
-    keep_times(receipt, [""])
+        directories.add(os.path.dirname(directory))
+
+
+def moved(receipt: Receipt) -> tuple[HeldFile, ...]:
+    """The files of a receipt that are in its hold, or nowhere: what stayed in its place is not among them."""
+    return tuple(
+        file
+        for file in receipt.files
+        if is_it(held_place(receipt, file), file) or not os.path.lexists(own_place(receipt, file))
+    )
 
 
 def places(receipt: Receipt) -> Mapping[str, HeldFile]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt.layouts.listing import natural
-from ckptfmt.reclaim.finding import TRAINING_STATE, WEIGHTS
+from ckptfmt.reclaim.finding import TRAINING_STATE
 from ckptfmt.reclaim.found import CheckpointSeen, FileSeen
-from ckptfmt.reclaim.redundancy import Findings
+from ckptfmt.reclaim.redundancy import STATE_FILE, Findings
 from ckptfmt.reclaim.redundant_weights import full_weights, main_file, model_of, resumes
 from ckptfmt.reclaim.rows import KeepWeights, freed_by, goes_under
 from ckptfmt.reclaim.space import STEP_BYTES
@@ -220,12 +220,12 @@ def _going(
 
 
 def _all_weights(seen: CheckpointSeen) -> list[FileSeen]:
-    indexes = {file.path for file in full_weights(seen)}
+    """Files with tensors, the index of shards, and training state: no data set that lies beside them."""
+    holding = {tensor.path for tensor in seen.tensors} | {file.path for file in full_weights(seen)}
     return [
         file
         for file in seen.files
-        for name in [os.path.basename(file.path)]
-        if file.path in indexes or WEIGHTS.fullmatch(name) or TRAINING_STATE.fullmatch(name)
+        if file.path in holding or (holding and STATE_FILE.fullmatch(os.path.basename(file.path)))
     ]
 
 

@@ -23,7 +23,8 @@ from ckptfmt.reclaim.redundant_weights import (
 )
 from ckptfmt.reclaim.rows import KeepWeights, Row, freed_by, goes_under
 
-_OPTIMIZER: Final = re.compile(r"(?:optimizer|scheduler|scaler|rng_state|random_states)[-\w.]*\.(?:pt|pth|bin|pkl)")
+STATE_FILE: Final = re.compile(r"(?:optimizer|scheduler|scaler|rng_state|random_states)[-\w.]*\.(?:pt|pth|bin|pkl)")
+"""Files of a training's state beside the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _old_optimizers(seen: Sequence[CheckpointSeen]) -> list[Row]:
             rows += [
                 Row(f"{each.top}/{f.path}", f, f.size, "old-optimizer", reason, "names", "none", checkpoint=index)
                 for f in each.files
-                if _OPTIMIZER.fullmatch(split(f.path)[1]) and split(f.path)[0] == each.root
+                if STATE_FILE.fullmatch(split(f.path)[1]) and split(f.path)[0] == each.root
             ]
     return rows
 

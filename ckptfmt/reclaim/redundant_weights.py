@@ -118,18 +118,21 @@ def claim_weights(seen: Sequence[CheckpointSeen], evidence: Evidence, known: Seq
     return claims
 
 
-def _claim(
-    claims: Claims,
-    seen: Sequence[CheckpointSeen],
-    index: int,
-    files: Sequence[FileSeen],
-    kind: Kind,
-    reason: str,
-    proof: Proof,
-    goes: KeepWeights,
-) -> None:
-    top = seen[index].top
-    claims.rows += [Row(f"{top}/{f.path}", f, f.size, kind, reason, proof, goes, checkpoint=index) for f in files]
+@dataclass(frozen=True, slots=True)
+class _Why:
+    """Why files are claimed: fields as in `Row`."""
+
+    kind: Kind
+    reason: str
+    proof: Proof
+    goes: KeepWeights
+
+
+def _claim(claims: Claims, seen: Sequence[CheckpointSeen], index: int, files: Sequence[FileSeen], why: _Why) -> None:
+    claims.rows += [
+        Row(f"{seen[index].top}/{f.path}", f, f.size, why.kind, why.reason, why.proof, why.goes, checkpoint=index)
+        for f in files
+    ]
     claims.claimed.add(index)
 
 
@@ -144,16 +147,16 @@ def _beside_adapters(seen: Sequence[CheckpointSeen], prints: _Prints, claims: Cl
         leaves = [touched(name, model) for name in factors]
         if not leaves or configured.isdisjoint(each.adapters) or any(leaf is None for leaf in leaves):
             continue
-        if (same := _same_model(seen, index, frozenset(filter(None, leaves)), prints)) is not None:
+        if (same := _same_model(index, frozenset(filter(None, leaves)), prints)) is not None:
             reason = (
                 f"the base model copied beside the adapter: all of its sampled tensors are those of {seen[same].shown}"
             )
-            _claim(claims, seen, index, files, "base-copy", reason, "samples", "adapter")
+            _claim(claims, seen, index, files, _Why("base-copy", reason, "samples", "adapter"))
             claims.relatives[index] = same
         else:
             where = _listed(each.adapters, each)
             reason = f"full weights beside the adapter that makes them ({where})"
-            _claim(claims, seen, index, files, "beside-adapter", reason, "headers", "adapter")
+            _claim(claims, seen, index, files, _Why("beside-adapter", reason, "headers", "adapter"))
 
 
 def _listed(adapters: Sequence[str], seen: CheckpointSeen) -> str:
@@ -168,14 +171,22 @@ class _Prints:
         self._seen = seen
         self._evidence = evidence
         self._forms: dict[frozenset[tuple[str, str, tuple[int, ...]]], list[int]] = {}
+        self._plain: dict[frozenset[tuple[str, str, tuple[int, ...]]], list[int]] = {}
         self._found: dict[int, dict[str, str]] = {}
         for index, each in enumerate(seen):
             if each.layout not in ONE_FILE and (model := model_of(each)) and full_weights(each):
-                self._forms.setdefault(frozenset(tensor.form for tensor in model), []).append(index)
+                form = frozenset(tensor.form for tensor in model)
+                self._forms.setdefault(form, []).append(index)
+                if not each.adapters and not resumes(each):
+                    self._plain.setdefault(form, []).append(index)
 
     def alike(self, index: int) -> list[int]:
         """The checkpoints whose models have tensors of the same names, dtypes and shapes, itself among them."""
         return self._forms.get(frozenset(tensor.form for tensor in model_of(self._seen[index])), [])
+
+    def plain(self, index: int) -> list[int]:
+        """As `alike`, those without adapters that no Trainer resumes from."""
+        return self._plain.get(frozenset(tensor.form for tensor in model_of(self._seen[index])), [])
 
     def of(self, index: int) -> dict[str, str]:
         """Fingerprint by name of those that tell anything: matrices, embeddings first, then the largest."""
@@ -230,13 +241,10 @@ def _matrices(seen: CheckpointSeen) -> list[TensorSeen]:
     return [tensor for tensor in model_of(seen) if len(tensor.shape) > 1 and tensor.plain]
 
 
-def _same_model(seen: Sequence[CheckpointSeen], index: int, leaves: frozenset[str], prints: _Prints) -> int | None:
+def _same_model(index: int, leaves: frozenset[str], prints: _Prints) -> int | None:
     """A model without adapters that this one is; `leaves` are what its adapters touch, where a merged one differs."""
-    for other in prints.alike(index):
-        plain = other != index and not seen[other].adapters and not resumes(seen[other])
-        if plain and prints.same(index, other, leaves):
-            return other
-    return None
+    others = prints.plain(index)
+    return next((other for other in others if other != index and prints.same(index, other, leaves)), None)
 
 
 def _duplicates(seen: Sequence[CheckpointSeen], evidence: Evidence, claims: Claims) -> None:
@@ -259,7 +267,7 @@ def _duplicates(seen: Sequence[CheckpointSeen], evidence: Evidence, claims: Clai
             if files:
                 goes: KeepWeights = "none" if resumes(seen[index]) else "full"
                 reason = f"the same bytes as {seen[same].shown}"
-                _claim(claims, seen, index, files, "duplicate", reason, "identical", goes)
+                _claim(claims, seen, index, files, _Why("duplicate", reason, "identical", goes))
             claims.claimed.add(index)
 
 
@@ -338,7 +346,7 @@ def _claim_export(claims: Claims, seen: Sequence[CheckpointSeen], index: int, or
         kind = "export"
         reason = f"a full export that shares matrices with {origin}"
         reason += f", one of {count}" if count > 1 else ""
-    _claim(claims, seen, index, full_weights(seen[index]), kind, reason, "samples", "adapter")
+    _claim(claims, seen, index, full_weights(seen[index]), _Why(kind, reason, "samples", "adapter"))
 
 
 def _families(candidates: Sequence[int], prints: _Prints) -> Iterator[list[int]]:
@@ -364,11 +372,12 @@ def _with_casts(families: list[list[int]], prints: _Prints) -> list[list[int]]:
     """Families joined that are of one model in several float types."""
     joined: list[list[int]] = []
     for family in families:
-        same = next((other for other in joined if any(prints.cast(family[0], index) for index in _one_a_type(other, prints))), None)
-        if same is None:
-            joined.append(list(family))
+        for other in joined:
+            if any(prints.cast(family[0], index) for index in _one_a_type(other, prints)):
+                other.extend(family)
+                break
         else:
-            same.extend(family)
+            joined.append(list(family))
     return [sorted(family) for family in joined]
 
 

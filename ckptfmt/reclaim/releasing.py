@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
+from ckptfmt.errors import CkptfmtError, StorageError
 from ckptfmt.format.receipt import HeldFile, Receipt
 from ckptfmt.reclaim import holding
 from ckptfmt.reclaim.found import Identity
@@ -29,12 +30,9 @@ def settle(receipts: Receipts, part: Receipt) -> Receipt:
     """Finish a move that was stopped: what is in the hold is held, what is not stayed where it was."""
     if part.state != "moving":
         return part
-    held = tuple(
-        file
-        for file in part.files
-        if holding.is_it(holding.held_place(part, file), file) or not os.path.lexists(holding.own_place(part, file))
-    )
+    held = holding.moved(part)
     holding.restore_times(part)
+    holding.tidy(part, part.files)
     state = structs.replace(part, state="held" if held else "undone", files=held)
     return receipts.append(state)
 
@@ -56,7 +54,8 @@ def undo(store: Store, receipt: str) -> Released:
     receipts = Receipts(store.storage)
     refused: list[Refused] = []
     returned = 0
-    for found in receipts.parts(receipt):
+    # The last first: of a directory that several parts took from, the first knows the mtime.
+    for found in reversed(receipts.parts(receipt)):
         part = settle(receipts, found)
         if part.state not in ("held", "purging"):
             continue
@@ -68,8 +67,12 @@ def undo(store: Store, receipt: str) -> Released:
             except holding.Doubt as doubt:
                 refused.append(Refused(holding.own_place(part, file), str(doubt)))
                 left.append(file)
-        holding.keep_times(part, holding.directories_of(part))
-        holding.tidy(part, part.files)
+        try:
+            holding.keep_times(part, holding.directories_of(part))
+            holding.tidy(part, part.files)
+        except StorageError as error:
+            refused.append(Refused(part.top, f"put back, but not all is as it was: {error.message}; undo again"))
+            left = left or list(part.files[:1])
         if left:
             receipts.append(structs.replace(part, state=part.state, files=tuple(left)))
         else:
@@ -80,6 +83,8 @@ def undo(store: Store, receipt: str) -> Released:
 def purge(store: Store, part: Receipt, prover: Prover) -> Released:
     """Delete what a part holds, after its checkpoint was once more rebuilt and compared with the held files."""
     receipts = Receipts(store.storage)
+    if not os.path.isdir(part.top):
+        return Released(0, 0, (Refused(part.top, "the directory is not there: nobody knows what became of its files"),))
     part = settle(receipts, part)
     there = holding.places(part)
     missing = [file for file in part.files if file.path not in there]
@@ -115,6 +120,7 @@ def unlink(receipts: Receipts, part: Receipt, identities: dict[str, Identity]) -
     """Delete files that were compared a moment ago."""
     if part.state != "purging":
         part = receipts.append(structs.replace(part, state="purging"))
+    # An error of the receipt's last entry is told with what was freed: the files are gone.
     freed = 0
     refused = []
     for file in part.files:
@@ -122,7 +128,13 @@ def unlink(receipts: Receipts, part: Receipt, identities: dict[str, Identity]) -
             freed += holding.delete(part, file, identities.get(file.path))
         except holding.Doubt as doubt:
             refused.append(Refused(holding.own_place(part, file), str(doubt)))
-    holding.tidy(part, part.files)
+    try:
+        holding.tidy(part, part.files)
+    except StorageError as error:
+        refused.append(Refused(holding.hold_of(part), f"deleted, but not tidied up: {error.message}; purge again"))
     if not refused:
-        receipts.append(structs.replace(part, state="purged", freed_bytes=(part.freed_bytes or 0) + freed))
+        try:
+            receipts.append(structs.replace(part, state="purged", freed_bytes=(part.freed_bytes or 0) + freed))
+        except CkptfmtError as error:
+            refused.append(Refused(holding.hold_of(part), f"deleted, but not noted: {error.message}; purge again"))
     return Released(freed, 0, tuple(refused))

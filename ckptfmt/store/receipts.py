@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import structs
 
-from ckptfmt.errors import Conflict, IntegrityError, InvalidInput, NotFound
+from ckptfmt.errors import Conflict, FormatError, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format import documents
 from ckptfmt.format.receipt import HOLDING, Receipt, is_receipt_id
 from ckptfmt.storage.machine import host_name
@@ -35,9 +35,9 @@ class Receipts:
         self._storage = storage
 
     def ids(self) -> list[str]:
-        """Every receipt, the oldest first."""
-        found = (item.key[len(PREFIX) :] for item in self._storage.directories(PREFIX))
-        return sorted(each for each in found if is_receipt_id(each))
+        """Every receipt that has an entry, the oldest first: a cleanup may be stopped before it wrote one."""
+        found = {listed.key[len(PREFIX) :].partition("/")[0] for listed in self._storage.list(PREFIX)}
+        return sorted(each for each in found if is_receipt_id(each) and self.numbers(each))
 
     def resolve(self, stated: str) -> str:
         """The receipt that `stated`, an id or the beginning of one, names.
@@ -113,13 +113,37 @@ class Receipts:
 
 
 def held_manifests(store: Store) -> set[str]:
-    """Ids of the manifests that give back originals which are held, or are being moved or deleted: roots for gc.
+    """Ids of the manifests that give back what cleanups took: roots for gc.
+
+    Of originals that are held, being moved or being deleted, always. Of deleted ones as long as the name stands that
+    they were taken in under, also where it has moved on to something else: they are nowhere but here. Who drops the
+    name wants them gone.
 
     Raises:
         IntegrityError, FormatError: a receipt is damaged, so that nobody knows what it holds.
     """
     receipts = Receipts(store.storage)
-    return {part.manifest for each in receipts.ids() for part in receipts.parts(each) if part.state in HOLDING}
+    parts = [part for each in receipts.ids() for part in receipts.parts(each)]
+    standing: dict[str, bool] = {}
+    roots = set()
+    for part in parts:
+        if part.state in HOLDING:
+            roots.add(part.manifest)
+        elif part.state == "purged":
+            if part.ref not in standing:
+                standing[part.ref] = _stands(store, part.ref)
+            if standing[part.ref]:
+                roots.add(part.manifest)
+    return roots
+
+
+def _stands(store: Store, ref: str) -> bool:
+    """Whether a name stands; in doubt it does."""
+    try:
+        newest = store.refs.newest(ref)
+    except (IntegrityError, FormatError):
+        return True
+    return newest is not None and newest.target is not None
 
 
 def _key(receipt: str, number: int) -> str:

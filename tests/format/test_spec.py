@@ -19,11 +19,13 @@ from ckptfmt.errors import CkptfmtError
 from ckptfmt.format import documents
 from ckptfmt.format.check import check_document
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
+from ckptfmt.format.receipt import Receipt
 from ckptfmt.format.refs import Generation, directory_of
 from ckptfmt.format.root import RootLeaf, model_root, root_leaves
 from ckptfmt.format.safetensors import header_length
 from ckptfmt.format.shard import parse_shard
 from ckptfmt.progress import SILENT
+from ckptfmt.store.receipts import held_manifests
 from ckptfmt.store.store import init_store
 from ckptfmt.transfer.importing import Options, import_walked
 from ckptfmt.transfer.walk import walk
@@ -62,6 +64,17 @@ def test_every_page_has_an_example_and_the_readme_lists_it() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+\.md)(?:#[^)]*)?\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).is_file(), target
+
+
+def test_receipt(tmp_path: Path) -> None:
+    case = example("receipt.md")
+    with_store = init_store(str(tmp_path / "store"))
+    for number, text in enumerate(case["entries"], 1):
+        entry = documents.unseal(text.encode(), Receipt, where="x")
+        assert documents.seal(entry) == text.encode()
+        assert entry.number == number
+        with_store.storage.put(f"{case['directory']}/{number}.json", text.encode())
+    assert held_manifests(with_store) == set(case["held"])
 
 
 @pytest.mark.parametrize("name", ENCODINGS)

@@ -1,7 +1,7 @@
 """A messy tree of people's checkpoints, with what is redundant in it known by how it was made.
 
-Real tools make one site of each kind; further sites are copies whose float data is changed by one mask, so that what was
-equal within a site stays equal and nothing is equal across sites.
+Real tools make one site of each kind; further sites are copies whose float data is changed by one mask, so that what
+was equal within a site stays equal and nothing is equal across sites.
 """
 
 from __future__ import annotations
@@ -174,6 +174,7 @@ class Place:
         target = self.tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(self.root / f"made-{name}" / "both", target)
+        shutil.rmtree(self.root / f"made-{name}")
         settle(target)
         return target / made.WEIGHTS
 

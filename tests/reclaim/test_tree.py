@@ -1,4 +1,4 @@
-"""The tree of all kinds: scan finds what is redundant and nothing else; cleaning frees what was said; all of it comes back."""
+"""The tree of all kinds: scan finds what is redundant, cleaning frees what was said, and all of it comes back."""
 
 from __future__ import annotations
 

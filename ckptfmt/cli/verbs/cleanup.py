@@ -66,17 +66,18 @@ def command(  # noqa: PLR0917 - click calls it by name
 ) -> int:
     """Take redundant files in, prove that they come back, then delete them.
 
-    Without --apply the plan is shown: what goes and why, what it frees, and the most space that the store may need; if
-    that is not free, nothing is begun. Then one checkpoint at a time: it is taken into the store, a fresh process rebuilds
-    it from there and compares it with the originals, byte for byte, a receipt is written, and the files are moved to
-    DIR/.ckptfmt-hold/<receipt>/. After the hold, --purge compares once more and deletes. Any doubt keeps a file and is
-    reported. --undo puts everything back during the hold, 'ckptfmt restore' at any time.
+    Without --apply the plan is shown: what goes and why, what it frees, and the most space that the store may need;
+    if that is not free, nothing is begun. Then one checkpoint at a time: it is taken into the store, a fresh process
+    rebuilds it from there and compares it with the originals, byte for byte, a receipt is written, and the files are
+    moved to DIR/.ckptfmt-hold/<receipt>/. After the hold, 'cleanup --purge --apply' compares once more and deletes. Any
+    doubt keeps a file and is reported. --undo puts everything back during the hold, 'ckptfmt restore' at any time.
 
-    --keep-weights adapter leaves adapters and whatever a Trainer resumes from; full leaves full weights too, so that only
-    exact copies of what stays go; none leaves neither weights nor training state: such a directory does not resume.
+    --keep-weights adapter leaves adapters and whatever a Trainer resumes from; full leaves full weights too, so that
+    only exact copies of what stays go; none leaves neither weights nor training state: such a directory does not
+    resume.
 
-    A base that is only referenced is copied in if a checkpoint depends on it. With --base-stays-outside it is not, and the
-    receipt says so: without the base's files such a checkpoint is lost.
+    A base that is only referenced is copied in if a checkpoint depends on it. With --base-stays-outside it is not, and
+    the receipt says so: without the base's files such a checkpoint is lost.
     """
     asked = [bool(undo), purge, receipts, bool(directories) and not purge]
     if sum(asked) != 1 or len(directories) > (1 if purge else len(directories)):

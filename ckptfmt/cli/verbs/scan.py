@@ -22,11 +22,11 @@ def command(session: Session, directories: tuple[str, ...]) -> None:
 
     Nothing is written, and no link is followed. Each redundant file is listed with the reason and with how that is
     known: by names, by the headers of weight files, by samples of their tensors, because all bytes are identical, or
-    by links. 'ckptfmt cleanup' relies on none of these: it deletes only what it has rebuilt from the store and compared.
+    by links. 'ckptfmt cleanup' relies on none of these: it deletes only what it rebuilt from the store and compared.
 
-    KEEP says the most that 'cleanup --keep-weights' may keep for the file to go: full (an exact copy stays), adapter (the
-    default: full weights that the store rebuilds), none (training state, too). '-' is only told: frozen weights inside a
-    file, hard links, partial saves.
+    KEEP says the most that 'cleanup --keep-weights' may keep for the file to go: full (an exact copy stays), adapter
+    (the default: full weights that the store rebuilds), none (training state, too). '-' is only told: frozen weights
+    inside a file, hard links, partial saves.
 
     With a store, its bases are known: what was made from them is found without a copy of them beside it.
     """
