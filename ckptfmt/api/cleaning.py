@@ -202,7 +202,7 @@ def purge_held(
     wanted = [receipts.resolve(receipt)] if receipt is not None else receipts.ids()
     due: list[Receipt] = []
     waiting: list[str] = []
-    now_ns = store.storage.now_ns() if receipt is None and wanted else 0
+    now_ns = store.engine.storage.now_ns() if receipt is None and wanted else 0
     for each in wanted:
         for part in receipts.parts(each):
             if part.state not in HOLDING:
