@@ -37,12 +37,35 @@ class DemoMerge(msgspec.Struct, frozen=True):
     refused: str | None
 
 
+class DemoCleanup(msgspec.Struct, frozen=True):
+    """Redundant originals taken away and put back, and what dropped names alone needed freed.
+
+    `left_bytes` is what the checkpoints took while `held_bytes` were held, `planned_bytes` what the plan had said.
+    `undone`: every file was back with its SHA-256. `sound`: every object that is needed decoded after gc.
+    """
+
+    files: int
+    before_bytes: int
+    left_bytes: int
+    held_bytes: int
+    planned_bytes: int
+    refused: int
+    undone: bool
+    gc_freed_bytes: int
+    sound: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether it did what it said, and lost nothing."""
+        return self.undone and self.sound and not self.refused and self.held_bytes == self.planned_bytes
+
+
 class DemoReport(msgspec.Struct, frozen=True):
     """The demonstration as a whole.
 
     `disk_bytes` counts the base and the checkpoints, `store_bytes` all that the store takes on disk, its documents
-    too. `ok` says that every object decoded to its digest, every file came back with its SHA-256, and merging did
-    what it should.
+    too. `ok` says that every object decoded to its digest, every file came back with its SHA-256, and merging
+    and cleaning up did what they should.
     """
 
     ok: bool
@@ -59,4 +82,5 @@ class DemoReport(msgspec.Struct, frozen=True):
     objects: int
     damaged: int
     merge: DemoMerge | None
+    cleanup: DemoCleanup | None
     seconds: float

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ckptfmt.api import Store
+from ckptfmt.demo.cleaning import clean_up
 from ckptfmt.demo.compare import compare, size_bytes
 from ckptfmt.demo.made import DEMO, Say, Size, check_installed, set_environment
 from ckptfmt.demo.merging import merge_stages
@@ -97,6 +98,7 @@ STEPS: Final = (
     Step("ckptfmt verify --all", verify),
     Step("ckptfmt restore, and compare every file", restore_all),
     Step("ckptfmt merge", merge_stages),
+    Step("ckptfmt cleanup, its undo, and ckptfmt gc", clean_up),
 )
 
 
@@ -144,7 +146,7 @@ def _report(demo: Demo, *, seconds: float) -> DemoReport:
     base_bytes = size_bytes(people.base)
     files, same = sum(row.files for row in demo.rows), sum(row.files_same for row in demo.rows)
     return DemoReport(
-        ok=files == same and not demo.damaged and _merged_well(demo),
+        ok=files == same and not demo.damaged and _merged_well(demo) and (demo.cleanup is None or demo.cleanup.ok),
         path=str(people.root),
         store=str(store),
         base=people.base_name,
@@ -158,5 +160,6 @@ def _report(demo: Demo, *, seconds: float) -> DemoReport:
         objects=demo.objects,
         damaged=demo.damaged,
         merge=demo.merge,
+        cleanup=demo.cleanup,
         seconds=round(seconds, 1),
     )

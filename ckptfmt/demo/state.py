@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ckptfmt.api import Store
 from ckptfmt.demo.made import Made, Say, Size
-from ckptfmt.demo.report import DemoMerge, DemoRow
+from ckptfmt.demo.report import DemoCleanup, DemoMerge, DemoRow
 
 
 @dataclass(slots=True)
@@ -27,6 +27,7 @@ class Demo:
     objects: int = 0
     damaged: int = 0
     merge: DemoMerge | None = None
+    cleanup: DemoCleanup | None = None
 
     @property
     def people(self) -> Made:

@@ -59,6 +59,17 @@ def _exports(report: DemoReport) -> list[Text]:
     return [Text(f"{told} that were merged.")]
 
 
+def _cleaned(report: DemoReport) -> list[Text]:
+    cleanup = report.cleanup
+    if cleanup is None or not cleanup.ok:
+        return []
+    told = (
+        f"Cleaning up took the originals from {size(cleanup.before_bytes)} to {size(cleanup.left_bytes)}: "
+        f"{cleanup.files} files, each rebuilt from the store and compared first. Its undo brought all of them back."
+    )
+    return [Text(told, style="green")]
+
+
 def _sentences(report: DemoReport) -> list[Text]:
     if report.ok:
         verdict = Text(
@@ -74,6 +85,7 @@ def _sentences(report: DemoReport) -> list[Text]:
         ("log merged/stage-3", "where it came from"),
         ("restore merged/stage-3 ./stage-3", "get it back"),
         ("merge stages/stage-3 ./merged", "base and adapters, one model"),
+        ("scan ./people", "what on disk is redundant"),
     )
     merged = []
     if report.merge is not None and report.merge.same_bits:
@@ -87,6 +99,7 @@ def _sentences(report: DemoReport) -> list[Text]:
     lines = [
         *_exports(report),
         *merged,
+        *_cleaned(report),
         Text(f"It took {report.seconds:.0f} s. The originals are in {report.path}"),
         Text("What to try next:"),
         Text.assemble("  ", (f"export CKPTFMT_STORE={shlex.quote(report.store)}", "cyan")),

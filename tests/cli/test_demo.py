@@ -35,6 +35,7 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
                 objects=80,
                 damaged=0,
                 merge=None,
+                cleanup=None,
                 seconds=1.0,
             )
 

@@ -90,6 +90,14 @@ def test_the_table_names_every_checkpoint_and_the_sums(report: DemoReport) -> No
     assert len(table.splitlines()) == len(report.rows) + 6, "a cell was folded at 80 columns"
 
 
+def test_cleaning_up_frees_what_it_said_and_its_undo_brings_all_of_it_back(report: DemoReport) -> None:
+    cleanup = report.cleanup
+    assert cleanup is not None and cleanup.ok
+    assert cleanup.held_bytes == cleanup.planned_bytes > report.disk_bytes / 2
+    assert cleanup.gc_freed_bytes > 0
+    assert "Its undo brought all of them back" in text_of(report)
+
+
 def test_merged_models_take_next_to_nothing_beside_their_adapters(report: DemoReport) -> None:
     merged = [row for row in report.rows if row.merged]
     assert {row.kind for row in merged} == {"full export", "stage, merged"}

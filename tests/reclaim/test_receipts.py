@@ -114,5 +114,5 @@ def test_a_hold_is_over_by_the_clock_of_the_storage(place: Place) -> None:
     receipts = Receipts(place.store.engine.storage)
     assert report.receipt is not None
     (part,) = receipts.parts(report.receipt)
-    assert abs((receipts.held_since_ns(report.receipt, part.part) or 0) - receipts.now_ns()) < 60 * 10**9
+    assert abs((receipts.held_since_ns(report.receipt, part.part) or 0) - place.store.engine.storage.now_ns()) < 60 * 10**9
     assert cleaning.purge_held(place.store, apply=True, prover=prove).waiting == (report.receipt,)
