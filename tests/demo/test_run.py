@@ -93,7 +93,7 @@ def test_the_table_names_every_checkpoint_and_the_sums(report: DemoReport) -> No
 def test_cleaning_up_frees_what_it_said_and_its_undo_brings_all_of_it_back(report: DemoReport) -> None:
     cleanup = report.cleanup
     assert cleanup is not None and cleanup.ok
-    assert cleanup.held_bytes == cleanup.planned_bytes > report.disk_bytes / 2
+    assert cleanup.held_bytes == cleanup.planned_bytes > report.disk_bytes / 4
     assert cleanup.gc_freed_bytes > 0
     assert "Its undo brought all of them back" in text_of(report)
 
