@@ -68,7 +68,7 @@ def _untold(store: Store, digests: list[str]) -> dict[str, str]:
         for shard in (copy.shard for copy in copies):
             if shard not in headers:
                 try:
-                    headers[shard] = {item.digest for item in read_shard_header(store.storage, shard)}, ""
+                    headers[shard] = {item.digest for item in read_shard_header(store.readable, shard)}, ""
                 except CkptfmtError as error:
                     headers[shard] = set(), error.message
             told, reason = headers[shard]

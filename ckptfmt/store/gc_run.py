@@ -31,12 +31,13 @@ from ckptfmt.store.outside import all_outside
 from ckptfmt.store.refs import utc_now
 from ckptfmt.store.repack import write_new_shard
 from ckptfmt.store.roots import list_roots
-from ckptfmt.store.shards import read_shard_header, shard_key, shard_of
+from ckptfmt.store.shards import PREFIX, read_shard_header, shard_key, shard_of
 from ckptfmt.store.store import Store, manifest_key, record_key
 from ckptfmt.store.survey import ShardUse, Survey
 from ckptfmt.store.trash import MARKER, Run, bring_back, place_in, run_prefix, runs
 
 _PASSES: Final = 8
+_PLACES: Final = (PREFIX, "manifests/", "bases/", "refs/")
 _PROVERS: Final = 2
 
 
@@ -135,6 +136,7 @@ class _GcRun:
         leaving = [item for item in self._plan.leaving if shard_of(item.key) not in but]
         if not leaving:
             return
+        self._settle()
         prefix = run_prefix(_run_name())
         marker = TrashMarker(version=FORMAT_VERSION, host=host_name(), time=utc_now())
         self._storage.put(prefix + MARKER, documents.seal(marker))
@@ -178,11 +180,13 @@ class _GcRun:
         raise Conflict("others were quicker, again and again", code="lost-race", hint="run the same command again")
 
     def _all_in_place(self, marker: Marker, live: set[str], found: Survey) -> bool:
-        """Bring back what is needed, durably; then look whether all of it is in its place, and is what it should be."""
+        """Bring back what is needed; look whether all of it is in its place, and is what it should be; make it durable.
+
+        A copy that is seen is not durable yet: whoever wrote it may have been stopped before its name was.
+        """
         keys = [*map(shard_key, live), *map(manifest_key, marker.manifests), *map(record_key, marker.records)]
         gone = [key for key in keys if self._storage.size(key) is None]
         back = [key for key in gone if bring_back(self._storage, key)]
-        self._storage.settle(back)
         self.done.brought_back += len(back)
         if len(back) != len(gone):
             return False
@@ -190,7 +194,18 @@ class _GcRun:
             if use.live and not self._holds(use, row, found):
                 self._store.catalog().forget_shard(use.digest)
                 return False
-        return all(self._storage.size(key) is not None for key in keys)
+        if not all(self._storage.size(key) is not None for key in keys):
+            return False
+        self._settle()
+        return True
+
+    def _settle(self) -> None:
+        """Make durable all that is seen: what stays instead of a copy that goes, and what says that something may go.
+
+        Whoever wrote it may have been stopped before its name was: a power loss would take the one back, and not the
+        other. Asking for a directory that is durable already costs next to nothing.
+        """
+        self._storage.settle(listed.key for prefix in _PLACES for listed in self._storage.list(prefix))
 
     def _holds(self, use: ShardUse, row: int, found: Survey) -> bool:
         """Tell whether a shard in its place holds all the copies that stay there, by its own header."""

@@ -144,7 +144,7 @@ class Disk:
             raise AssertionError(f"a call that the model does not know: {call}")
 
     def uncertain(self, path: str) -> set[str]:
-        """Names and files at or below a directory that power loss may take away or bring back now."""
+        """Names and files at or below a directory that are there, and that power loss may take away now."""
         found: set[str] = set()
 
         def visit(number: int, below: str) -> None:
@@ -152,7 +152,7 @@ class Disk:
             if isinstance(node, File) and node.data != node.synced:
                 found.add(below)
             if isinstance(node, Directory):
-                found.update(f"{below}/{name}" for name, _ in node.pending)
+                found.update(f"{below}/{name}" for name, _ in node.pending if name in node.entries)
                 for name, child in node.entries.items():
                     visit(child, f"{below}/{name}")
 

@@ -67,15 +67,16 @@ class Recorder:
 
 @dataclass
 class Counter:
-    """Counts calls."""
+    """Counts calls, and those of them that were made without an error."""
 
     calls: list[str] = field(default_factory=list)
+    made: int = 0
 
     def before(self, call: str, arguments: tuple[object, ...]) -> None:
         self.calls.append(call)
 
     def after(self, call: str, arguments: tuple[object, ...], result: object) -> None:
-        return
+        self.made += 1
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 from ckptfmt.api import Store
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.progress import SILENT
+from ckptfmt.storage import durable
 from ckptfmt.store.bases import find_base
 from ckptfmt.store.retention import Policy
 from ckptfmt.store.store import Store as Engine
@@ -22,6 +24,7 @@ from ckptfmt.store.store import open_store
 from ckptfmt.transfer.bases import keep_base
 from ckptfmt.transfer.restoring import file_bytes
 from tests.exactness import made
+from tests.faults import seam
 from tests.store import making
 from tests.store.making import content_of, files_of, tree_of
 
@@ -56,7 +59,9 @@ class Verb:
     """A verb in its setting. `before` and `after` name sources by ref; a ref that is not in one does not stand then.
 
     `said_when_done` are the error codes with which a verb that was already done may answer; `half_done` those of a
-    verb of two steps that was stopped between them (nothing is lost, and the answer says so).
+    verb of two steps that was stopped between them (nothing is lost, and the answer says so). A verb that `forgets`
+    keeps no history: only what stands counts. What one that `drops` dropped before it was killed, and does not see when
+    it is run again, may stand again after a power loss.
     """
 
     name: str
@@ -67,6 +72,8 @@ class Verb:
     restores: str | None = None
     said_when_done: tuple[str, ...] = ()
     half_done: tuple[str, ...] = ()
+    forgets: bool = False
+    drops: bool = False
 
 
 def make_sources(sources: Path) -> None:
@@ -146,6 +153,46 @@ def _with_lost(place: Place) -> None:
     _once(place)
 
 
+def _with_garbage(place: Place) -> None:
+    """Of what was dropped, some is needed by what stands and some by nothing."""
+    _with_first(place)
+    with place.open() as store:
+        store.import_path(place.sources / "second", name="runs/second")
+        store.import_path(place.sources / "third", name="runs/third")
+        store.drop("runs/second")
+
+
+class _StoppedBeforeTakingOver:
+    """Stops a gc before it takes over a run, by the rename of a directory of the trash."""
+
+    def before(self, call: str, arguments: tuple[object, ...]) -> None:
+        if call == "rename" and "/trash/" in str(arguments[0]):
+            raise seam.Abort
+
+    def after(self, call: str, arguments: tuple[object, ...], result: object) -> None:
+        return
+
+
+def _with_trash(place: Place) -> None:
+    """A gc was stopped between taking out and unlinking."""
+    _with_garbage(place)
+    with place.open() as store, suppress(seam.Abort), durable.observed(_StoppedBeforeTakingOver()):
+        _gc(store, place)
+    assert list((place.store / "trash").rglob("*.safetensors"))
+
+
+def _with_optimized(place: Place) -> None:
+    _with_lost(place)
+    _optimize(place)
+
+
+def _gc(store: Store, place: Place) -> object:
+    """Without grace or history: what nothing needs goes at once."""
+    report = store.gc(store.plan_gc(grace_hours=0, keep_history_days=0, apply=True))
+    assert report.problems == ()
+    return report
+
+
 def _once(place: Place) -> None:
     """Load what takes long to load, and start its threads, before a process is forked."""
     _optimize(place.at(Path(shutil.copytree(place.work, place.work.parent / "loaded"))))
@@ -191,6 +238,8 @@ def _calling(change: Callable[[Store, Place], object]) -> Callable[[Place], obje
 
 
 FIRST: Final = {"runs/first": "first"}
+GARBAGE: Final = {**FIRST, "runs/third": "third"}
+OPTIMIZED: Final = {"runs/lost": "tuned/lost", "bases/base": "tuned/base"}
 
 VERBS: Final = (
     Verb("init", lambda place: None, lambda place: Store.init(place.store).close(), said_when_done=("store-exists",)),
@@ -282,6 +331,7 @@ VERBS: Final = (
         _prune,
         {**FIRST, "many/run-x": "runs/x", "many/run-y": "runs/y", "many/run-z": "runs/z"},
         {**FIRST, "many/run-z": "runs/z"},
+        drops=True,
     ),
     Verb("pin", _with_first, _calling(lambda store, place: store.pin("runs/first")), FIRST, FIRST),
     Verb(
@@ -312,6 +362,17 @@ VERBS: Final = (
         _optimize,
         {"runs/lost": "tuned/lost", "bases/base": "tuned/base"},
         {"runs/lost": "tuned/lost", "bases/base": "tuned/base"},
+    ),
+    Verb("gc", _with_garbage, _calling(_gc), GARBAGE, GARBAGE, forgets=True),
+    Verb("gc-of-trash", _with_trash, _calling(_gc), GARBAGE, GARBAGE, forgets=True),
+    Verb("gc-of-copies", _with_optimized, _calling(_gc), OPTIMIZED, OPTIMIZED, forgets=True),
+    Verb(
+        "import-from-trash",
+        _with_trash,
+        _import("second", "runs/second"),
+        GARBAGE,
+        {**GARBAGE, "runs/second": "second"},
+        forgets=True,
     ),
     Verb("tag", _with_first, _calling(lambda store, place: store.tag("runs/first", ("best",))), FIRST, FIRST),
 )
@@ -355,7 +416,7 @@ def check_refs(verb: Verb, found: Mapping[str, Mapping[str, bytes]], expected: E
             assert not done, f"{name} is not kept"
             continue  # Referenced still.
         there = found.get(name)
-        allowed = {after} if done else {before, after}
+        allowed = {after} if done and not (verb.drops and after is None) else {before, after}
         assert any(there == (None if source is None else expected.files[source]) for source in allowed), (
             f"{verb.name}: ref {name!r} is neither as before nor as after"
         )

@@ -246,7 +246,7 @@ WRITING: Final[tuple[Bug, ...]] = (
         "transfer/importing.py",
         "    if newest is not None and newest.target == target:\n        return None\n",
         "",
-        ("tests/transfer/test_equal_ids.py", "tests/transfer/test_round_trip.py", "tests/store/test_store.py"),
+        REFS,
     ),
     # Failing calls.
     Bug(
@@ -313,7 +313,7 @@ WRITING: Final[tuple[Bug, ...]] = (
         "store/shards.py",
         "        failed, self.failed = self.failed, True\n",
         "        failed = self.failed\n",
-        ("tests/store/test_shards.py", "tests/faults/test_errno.py::test_a_disk_that_is_full_from_then_on"),
+        ("tests/store/test_shards.py", "tests/exactness/test_at_once.py"),
     ),
     Bug(
         "a stale handle is not opened again",
