@@ -16,7 +16,7 @@ State = Literal["moving", "held", "purging", "purged", "undone"]
 HOLDING: Final[frozenset[str]] = frozenset({"moving", "held", "purging"})
 """States in which the originals are not, or not all, where they were: the manifest is a root for gc."""
 
-_ID: Final = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
+_ID: Final = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{12}")
 
 
 class HeldFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,5 +79,5 @@ class Receipt(
 
 
 def is_receipt_id(text: str) -> bool:
-    """Tell whether `text` is a receipt's id: UTC date and time, and 8 random hex digits."""
+    """Tell whether `text` is a receipt's id: UTC date and time, and 12 hex digits: microseconds (5) and chance (7)."""
     return _ID.fullmatch(text) is not None

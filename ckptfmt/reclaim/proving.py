@@ -29,7 +29,7 @@ from ckptfmt.store.graph import resolve
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.shards import read_shard_header, shard_key
-from ckptfmt.store.store import Store, open_store
+from ckptfmt.store.store import Store, manifest_key, open_store
 from ckptfmt.transfer.restoring import file_bytes
 
 _AGAIN: Final = "wait until nobody writes there, then run the same command again"
@@ -105,6 +105,9 @@ def prove(request: ProofRequest) -> Proof:
 
 
 def _prove(store: Store, request: ProofRequest) -> Proof:
+    # What lies in the trash may be gone before the name that needs it is seen.
+    if store.storage.size(manifest_key(request.manifest)) is None:
+        return Proof((), f"manifest {request.manifest} is not in its place")
     manifest = store.manifest(request.manifest)
     recorded = {file.path: file for file in manifest.files}
     if unknown := [path for path in request.files if path not in recorded]:

@@ -247,6 +247,23 @@ def test_a_shard_whose_header_only_the_catalog_knows_proves_nothing(place: Place
     assert path.exists()
 
 
+@pytest.mark.parametrize("kind", ["shards", "manifests"])
+def test_what_lies_in_the_trash_proves_nothing(place: Place, kind: str) -> None:
+    path = place.bloated()
+
+    def take_out(request: ProofRequest) -> Proof:
+        run = Path(place.store.path) / "trash" / "run"
+        run.mkdir(parents=True)
+        (run / "marker.json").write_text("{}")
+        for file in (Path(place.store.path) / kind).rglob("*.*"):
+            file.rename(run / str(file.relative_to(place.store.path)).replace("/", ","))
+        return prove_fresh(request)
+
+    report = place.clean(take_out, hold_days=0)
+    assert report.refused
+    assert path.exists()
+
+
 def test_a_store_that_rots_during_the_hold_deletes_nothing(place: Place) -> None:
     path = place.bloated()
     report = place.clean()

@@ -98,9 +98,9 @@ def test_a_damaged_entry_stops_who_would_rely_on_it(place: Place) -> None:
 
 def test_a_receipt_is_named_by_its_beginning(place: Place) -> None:
     receipts = Receipts(place.store.engine.storage)
-    for each in ("20260102-030405-aaaaaaaa", "20260102-030405-bbbbbbbb"):
+    for each in ("20260102-030405-aaaaaaaaaaaa", "20260102-030405-bbbbbbbbbbbb"):
         receipts.append(draft(each))
-    assert receipts.resolve("20260102-030405-a") == "20260102-030405-aaaaaaaa"
+    assert receipts.resolve("20260102-030405-a") == "20260102-030405-aaaaaaaaaaaa"
     with pytest.raises(InvalidInput):
         receipts.resolve("20260102")
     for unknown in ("2027", "", "../refs"):
@@ -114,5 +114,7 @@ def test_a_hold_is_over_by_the_clock_of_the_storage(place: Place) -> None:
     receipts = Receipts(place.store.engine.storage)
     assert report.receipt is not None
     (part,) = receipts.parts(report.receipt)
-    assert abs((receipts.held_since_ns(report.receipt, part.part) or 0) - place.store.engine.storage.now_ns()) < 60 * 10**9
+    assert (
+        abs((receipts.held_since_ns(report.receipt, part.part) or 0) - place.store.engine.storage.now_ns()) < 60 * 10**9
+    )
     assert cleaning.purge_held(place.store, apply=True, prover=prove).waiting == (report.receipt,)

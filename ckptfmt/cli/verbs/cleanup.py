@@ -30,7 +30,7 @@ _REFUSED_EXIT: Final = 1
 EXAMPLE: Final = """\
 ckptfmt cleanup ./results
 ckptfmt cleanup ./results --apply
-ckptfmt cleanup --undo 20261128-015003-1f2e3d4c
+ckptfmt cleanup --undo 20261128-015003-1f2e3d4c5b6a
 ckptfmt cleanup --purge --apply"""
 
 
