@@ -203,7 +203,9 @@ def _held(run: Run, marker: Marker, uses: dict[str, ShardUse], now_ns: int, grac
 
 
 def is_due(run: Run, now_ns: int, grace_seconds: float) -> bool:
-    """Tell whether the grace of what a run took out is over. The future is young."""
+    """Tell whether the grace of what a run took out is over. The future is young; so is a run that was only begun."""
+    if not run.has_marker and not run.values:
+        return is_unfinished_old(run.marked_ns, now_ns)
     return now_ns - run.marked_ns >= grace_seconds * 1e9
 
 

@@ -37,7 +37,8 @@ from ckptfmt.store.survey import ShardUse, Survey
 from ckptfmt.store.trash import MARKER, Run, bring_back, place_in, run_prefix, runs
 
 _PASSES: Final = 8
-_PLACES: Final = (PREFIX, "manifests/", "bases/", "refs/")
+_SETTLED_SECONDS: Final = 3600
+_PLACES: Final = (PREFIX, "manifests/", "bases/")
 _PROVERS: Final = 2
 
 
@@ -101,6 +102,7 @@ class _GcRun:
         self._held = held
         self._progress = progress
         self.done = GcDone()
+        self._certain: set[str] = set()
 
     def sweep(self) -> None:
         """Remove what processes that are long gone left unfinished."""
@@ -203,9 +205,14 @@ class _GcRun:
         """Make durable all that is seen: what stays instead of a copy that goes, and what says that something may go.
 
         Whoever wrote it may have been stopped before its name was: a power loss would take the one back, and not the
-        other. Asking for a directory that is durable already costs next to nothing.
+        other. Generations that have stood for an hour are durable by themselves; of what may have been brought back
+        the age says nothing.
         """
+        young_ns = self._storage.now_ns() - _SETTLED_SECONDS * 10**9
+        names = {listed.key for listed in self._storage.list("refs/") if listed.modified_ns >= young_ns}
         self._storage.settle(listed.key for prefix in _PLACES for listed in self._storage.list(prefix))
+        self._storage.settle(names - self._certain)
+        self._certain |= names
 
     def _holds(self, use: ShardUse, row: int, found: Survey) -> bool:
         """Tell whether a shard in its place holds all the copies that stay there, by its own header."""

@@ -38,11 +38,13 @@ class Run:
         prefix: of its keys, ending with '/'.
         marked_ns: when it was begun, by the storage's clock.
         values: what lies there.
+        has_marker: whether its marker is there; without one, and without values, it is only just begun.
     """
 
     prefix: str
     marked_ns: int
     values: tuple[Trashed, ...]
+    has_marker: bool
 
 
 def run_prefix(name: str) -> str:
@@ -59,14 +61,16 @@ def runs(storage: Storage) -> list[Run]:
     """Every run that has left something, the oldest first."""
     marked = {listed.key + "/": listed.modified_ns for listed in storage.directories(TRASH)}
     values: dict[str, list[Trashed]] = {prefix: [] for prefix in marked}
+    markers = set()
     for listed in storage.list(TRASH):
         prefix, _, name = listed.key.rpartition("/")
         prefix += "/"
         if name == MARKER:
             marked[prefix] = listed.modified_ns
+            markers.add(prefix)
         elif (value := _value(listed, name)) is not None:
             values.setdefault(prefix, []).append(value)
-    found = [Run(prefix, marked.get(prefix, 0), tuple(values[prefix])) for prefix in values]
+    found = [Run(prefix, marked.get(prefix, 0), tuple(values[prefix]), prefix in markers) for prefix in values]
     return sorted(found, key=lambda run: (run.marked_ns, run.prefix))
 
 

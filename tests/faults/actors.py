@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from ckptfmt.api import Store
 from ckptfmt.errors import CkptfmtError
+from ckptfmt.storage import durable
 from ckptfmt.store.store import Store as Engine
 from ckptfmt.store.store import open_store
 from tests.exactness import made
+from tests.faults import seam
 from tests.store import making
 from tests.store.making import content_of, files_of, tree_of
 
@@ -67,12 +70,20 @@ SOURCES: Final = ("first", "second", "third", "base", "adapter", "tuned-base", "
 
 
 def prepare(scene: Scene) -> None:
-    """What stands before anyone comes: a checkpoint of two generations, one that shares with it, two bases."""
+    """What stands before anyone comes: a checkpoint of two generations, two bases; and what imports left that failed.
+
+    Nothing reaches that: whoever imports the same relies on it, and gc takes it away.
+    """
     with Store.init(scene.store) as store:
         store.import_path(scene.sources / "third", name="runs/first")
         store.import_path(scene.sources / "first", name="runs/first")
         store.add_base("base", scene.sources / "base")
         store.add_base("tuned", scene.sources / "tuned-base", keep="copy")
+        for source, base in (("second", None), ("tuned-step", "tuned")):
+            nameless = seam.Failing(0, seam.Abort, only=lambda call: call == "link")
+            with suppress(seam.Abort), durable.observed(nameless):
+                store.import_path(scene.sources / source, name="never", base=base)
+    assert making.files_below(scene.store / "pins") == set()
 
 
 STANDING: Final = {"runs/first": "first"}
@@ -98,6 +109,11 @@ def _read(store: Store, scene: Scene) -> None:
     store.restore("runs/first", scene.out / "read")
     found = files_of(tree_of(scene.out / "read"))
     assert any(found == files_of(tree_of(scene.sources / name)) for name in SOURCES)
+
+
+def _gc(store: Store, scene: Scene) -> None:
+    """Without grace: whatever nothing reaches goes at once."""
+    assert store.gc(store.plan_gc(grace_hours=0, apply=True)).problems == ()
 
 
 def _verify(store: Store, scene: Scene) -> None:
@@ -126,6 +142,8 @@ ACTORS: Final[dict[str, Actor]] = {
     ),
     "tag": Actor(_using(lambda store, _: store.tag("runs/first", ("best",))), may=("not-found", "moved-on")),
     "base keep": Actor(_using(lambda store, _: store.keep_base("base")), may=("moved-on",)),
+    "gc": Actor(_using(_gc), may=("lost-race",)),
+    "another gc": Actor(_using(_gc), may=("lost-race",)),
     "read": Actor(_using(_read), may=("not-found",)),
     "verify": Actor(_using(_verify)),
 }
@@ -147,6 +165,18 @@ MEETINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("import over", "import over by another", "rm"),
     ("import over", "rename", "rollback"),
     ("import", "import of the same", "read"),
+    ("import", "gc"),
+    ("import against a base", "gc"),
+    ("import over", "gc"),
+    ("rm", "gc"),
+    ("rollback", "gc"),
+    ("base keep", "gc"),
+    ("gc", "another gc"),
+    ("gc", "read"),
+    ("import", "import under another name", "gc"),
+    ("import", "gc", "another gc"),
+    ("import against a base", "import against a base too", "gc"),
+    ("import over", "rename", "gc"),
 )
 
 
