@@ -16,7 +16,8 @@ from ckptfmt.format.manifest import objects_of
 from ckptfmt.format.shard import MAX_DEPTH
 from ckptfmt.store.graph import depth
 from ckptfmt.store.store import open_store
-from ckptfmt.transfer.matching import Held, Match, matches
+from ckptfmt.transfer.held import Held
+from ckptfmt.transfer.matching import Match, matches
 from tests.conftest import Made
 from tests.fixtures import hf
 from tests.transfer.trees import photograph
