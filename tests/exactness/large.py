@@ -18,13 +18,14 @@ CHUNK: Final = 64 << 20
 NAME: Final = "model.layers.0.mlp.up_proj.weight"
 
 
-def write(directory: Path, rows: int, columns: int, *, moved: bool) -> None:
-    """A BF16 matrix of Gaussian weights; `moved`: one in twenty is a step or two off."""
+def write(directory: Path, rows: int, columns: int, *, moved: bool, turned: bool = False) -> None:
+    """A BF16 matrix of Gaussian weights; `moved`: one in twenty is a step or two off; `turned`: its transpose."""
     directory.mkdir(parents=True)
     random = np.random.default_rng(0)
     words = (random.normal(0, 0.02, CHUNK // 2).astype("<f4").view("<u4") >> 16).astype("<u2")
     length = rows * columns * 2
-    header = json.dumps({NAME: {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [0, length]}}).encode()
+    shape = [columns, rows] if turned else [rows, columns]
+    header = json.dumps({NAME: {"dtype": "BF16", "shape": shape, "data_offsets": [0, length]}}).encode()
     header += b" " * (-len(header) % 8)
     with (directory / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
@@ -33,7 +34,15 @@ def write(directory: Path, rows: int, columns: int, *, moved: bool) -> None:
             if moved:
                 chunk[random.integers(0, len(chunk), len(chunk) // 20)] += np.uint16(1 + number % 2)
             file.write(chunk[: min(CHUNK, length - begin) // 2].tobytes())
+    if turned:
+        _turn(directory / "model.safetensors", 8 + len(header), rows, columns)
     (directory / "config.json").write_text('{"model_type":"llama","architectures":["LlamaForCausalLM"]}')
+
+
+def _turn(path: Path, begin: int, rows: int, columns: int) -> None:
+    words = np.memmap(path, "<u2", "r+", begin, (rows * columns,))
+    words[:] = np.ascontiguousarray(words.reshape(rows, columns).T).reshape(-1)
+    words.flush()
 
 
 def peak() -> int:
