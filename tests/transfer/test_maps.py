@@ -139,14 +139,17 @@ def test_separate_projections_are_stored_against_fused_ones(store: Store, tmp_pa
         assert first_steps(found, module) == {"slice"}
 
 
+@pytest.mark.parametrize("onto", ["separate", "fused"])
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"]])
 def test_an_adapter_of_separate_projections_predicts_the_fused_merge(
-    store: Store, tmp_path: Path, targets: list[str]
+    store: Store, tmp_path: Path, targets: list[str], onto: str
 ) -> None:
     merged = with_adapter(tmp_path, targets)
     run = saved(fused(merged), tmp_path / "run")
-    store.add_base("base", tmp_path / "base")
-    store.import_checkpoint(tmp_path / "adapter", "adapter", base="base")
+    if onto == "fused":
+        saved(fused(model_of("Llama", num_key_value_heads=2)), tmp_path / "phi")
+    store.add_base("base", tmp_path / ("phi" if onto == "fused" else "base"))
+    store.import_checkpoint(tmp_path / "adapter", "adapter")
     store.import_checkpoint(run, "run", base="base")
     found = stored_as(store, "run")
     fused_names = {"qkv_proj", "gate_up_proj"} if "up_proj" in targets else {"qkv_proj"}
