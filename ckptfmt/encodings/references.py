@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
@@ -20,12 +20,12 @@ from ckptfmt.digest import Buffer
 from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.casts import CASTS, WIDTHS
 from ckptfmt.encodings.protocol import Source
+from ckptfmt.encodings.transposing import Transpose, Windows
 from ckptfmt.errors import FormatError
 
 MAX_STEPS: Final = 4
 MAX_DIMENSIONS: Final = 8
 _NUMBER: Final = r"(?:0|[1-9][0-9]{0,17})"
-_TILE: Final = 256
 
 
 class Step(Protocol):
@@ -76,39 +76,6 @@ class Cast:
         wide, narrow = WIDTHS[self.to], WIDTHS[self.of]
         given = np.frombuffer(source(begin // wide * narrow, end // wide * narrow), f"<u{narrow}")
         return CASTS[self.of, self.to](given).view(np.uint8).data
-
-
-@dataclass(frozen=True, slots=True)
-class Transpose:
-    """A matrix of `rows` x `columns` elements of `width` bytes as the matrix of `columns` x `rows`."""
-
-    width: int
-    rows: int
-    columns: int
-
-    @property
-    def name(self) -> str:
-        """`transpose:<width>:<rows>x<columns>`."""
-        return f"transpose:{self.width}:{self.rows}x{self.columns}"
-
-    def length(self, given: int) -> int:
-        """The same length."""
-        if given != self.width * self.rows * self.columns:
-            raise FormatError(f"{self.name}: {given} bytes are no such matrix")
-        return given
-
-    def read(self, source: Source, begin: int, end: int) -> Buffer:
-        """Transpose the columns that the range lies in; the whole source is read once, in bands of rows."""
-        first, last = begin // self.width // self.rows, -(-end // self.width // self.rows)
-        result = np.empty((last - first, self.rows), f"V{self.width}")
-        line = self.columns * self.width
-        for row in range(0, self.rows, _TILE):
-            many = min(_TILE, self.rows - row)
-            band = np.frombuffer(source(row * line, (row + many) * line), f"V{self.width}").reshape(many, self.columns)
-            result[:, row : row + many] = band[:, first:last].T
-        flat = result.reshape(-1).view(np.uint8)
-        skipped = first * self.rows * self.width
-        return flat[begin - skipped : end - skipped].data
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +177,7 @@ class Reference:
 
     fuse: Fuse | None = None
     steps: tuple[Step, ...] = ()
+    _windows: Windows = field(default_factory=Windows, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -237,12 +205,20 @@ class Reference:
         return length
 
     def read(self, sources: Sequence[Source], begin: int, end: int) -> Basis:
-        """Bytes from `begin` to `end`, both at elements' borders. `length` has been asked before."""
+        """Bytes from `begin` to `end`, both at elements' borders. `length` has been asked before.
+
+        What is transposed is kept for the next range, as long as the sources are the very same.
+        """
         fuse = self.fuse
         source: Source = sources[0] if fuse is None else lambda start, stop: fuse.read(sources, start, stop)
         for step in self.steps:
-            source = _after(step, source)
+            source = self._after(step, source, sources)
         return Basis(source(begin, end))
+
+    def _after(self, step: Step, source: Source, sources: Sequence[Source]) -> Source:
+        if isinstance(step, Transpose):
+            return lambda begin, end: self._windows.read(step, sources, source, begin, end)
+        return lambda begin, end: step.read(source, begin, end)
 
 
 def parse_reference(name: str) -> Reference:
@@ -294,7 +270,3 @@ def _parse_fuse(name: str) -> Fuse:
     if not math.prod((fuse.outer, *sizes, fuse.inner)):
         raise FormatError(f"no reference can be made by {name!r}: an axis of no length")
     return fuse
-
-
-def _after(step: Step, source: Source) -> Source:
-    return lambda begin, end: step.read(source, begin, end)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ckptfmt.encodings.protocol import Reference, Source
 
 _CACHE_BYTES: Final = 48 << 20
-_WIDE_CACHE_BYTES: Final = 256 << 20
-"""For references of which every frame needs the whole object."""
 _PREPARED: Final = 8
 
 FrameAt = Callable[[str, int, int, int], Buffer]
@@ -50,7 +48,6 @@ class _Dependency:
     digest: str
     length: int
     depth: int
-    capacity: int
 
 
 class BasisReader:
@@ -96,14 +93,17 @@ class BasisReader:
         lengths = [known[digest] for digest in what.dependencies]
         if reference.length(lengths) != what.length:
             raise FormatError(f"the reference {reference.name!r} is not {what.length} bytes long")
-        capacity = _WIDE_CACHE_BYTES if "transpose" in what.reference else _CACHE_BYTES
         # The same sources every time: what a reference prepared of them is known by them.
         sources: tuple[Source, ...] = tuple(
-            partial(self._read, _Dependency(digest, length, depth + 1, capacity))
+            partial(self._read, _Dependency(digest, length, depth + 1))
             for digest, length in zip(what.dependencies, lengths, strict=True)
         )
         prepared = Prepared(reference, sources)
         with self._lock:
+            if _is_wide(what):
+                # One at each depth: what they keep is large, and objects are read one after another.
+                for other in [key for key in self._prepared if _is_wide(key[0]) and key[1] == depth]:
+                    del self._prepared[other]
             self._prepared[what, depth] = prepared
             while len(self._prepared) > _PREPARED:
                 self._prepared.popitem(last=False)
@@ -134,6 +134,11 @@ class BasisReader:
             if key not in self._cache:
                 self._cache[key] = frame
                 self._cached_bytes += len(frame)
-            while self._cached_bytes > item.capacity and len(self._cache) > 1:
+            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
                 self._cached_bytes -= len(self._cache.popitem(last=False)[1])
         return frame
+
+
+def _is_wide(what: BasisOf) -> bool:
+    """Whether every frame needs whole objects, of which much is kept."""
+    return "transpose:" in what.reference

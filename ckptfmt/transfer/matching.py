@@ -8,34 +8,29 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt.format.dtypes import BITS, size_bytes
-from ckptfmt.format.manifest import Role
-
-Key = tuple[Role, str | None, str]
-"""Role, part and name of a tensor."""
+from ckptfmt.transfer.fused import fused_from, part_of
+from ckptfmt.transfer.held import WIDTHS, Find, Held, Key
 
 _FLOATS: Final = frozenset({"BF16", "F16", "F32"})
-_WIDTHS: Final = frozenset({8, 16, 32, 64})
 _PREFIXES: Final = ("transformer.", "model.", "gpt_neox.", "base_model.", "language_model.", "model.language_model.")
 _TIED: Final = (
     ("lm_head.weight", "model.embed_tokens.weight"),
     ("lm_head.weight", "transformer.wte.weight"),
     ("embed_out.weight", "gpt_neox.embed_in.weight"),
 )
+_ROUTERS: Final = (
+    (".block_sparse_moe.gate.weight", ".mlp.gate.weight"),
+    (".mlp.gate.weight", ".block_sparse_moe.gate.weight"),
+)
+"""Beside experts that stand fused in `mlp`, or each by itself in `block_sparse_moe`."""
+_EITHER_WAY: Final = re.compile(r"(.*\.)?c_(attn|proj|fc)\.weight")
+"""GPT-2's layers hold (in, out) or (out, in), by the same names."""
 _MOST_PARTS: Final = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A tensor that fills an object: its dtype and shape, and the object's digest."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +69,34 @@ def matches(key: Key, dtype: str, shape: tuple[int, ...], held: Mapping[Key, Hel
         shape: its dimensions.
         held: the other model's tensors.
     """
-    role, part, name = key
     seen: set[Match] = set()
-    for other in _names(name) if role == "model" else (name,):
-        found = held.get((role, part, other))
-        match = _alike(found, dtype, shape) if found is not None else None
+    for match in _candidates(key, dtype, shape, held):
         if match is not None and match not in seen:
             seen.add(match)
             yield match
-    if role == "model":
-        for make in (_expert_of, _experts_from, _part_of_fused):
-            match = make(name, dtype, shape, lambda other: held.get(("model", part, other)))
-            if match is not None and match not in seen:
-                seen.add(match)
-                yield match
+
+
+def _candidates(key: Key, dtype: str, shape: tuple[int, ...], held: Mapping[Key, Held]) -> Iterator[Match | None]:
+    role, part, name = key
+    if role != "model":
+        if key in held:
+            yield _alike(held[key], dtype, shape)
+        return
+    for other in _names(name):
+        found = held.get((role, part, other))
+        if found is not None:
+            yield _alike(found, dtype, shape)
+            if found.shape == shape and len(set(shape)) == 1 and _EITHER_WAY.fullmatch(name):
+                yield _turned(found, dtype)
+
+    def find(wanted: str) -> Held | None:
+        return next((held[role, part, other] for other in _names(wanted) if (role, part, other) in held), None)
+
+    for make in (_expert_of, _experts_from):
+        yield make(name, dtype, shape, find)
+    for fuse in (part_of, fused_from):
+        for made in fuse(name, shape, find):
+            yield _cast(made.held, dtype, list(made.steps), made.digests)
 
 
 def _names(name: str) -> Iterator[str]:
@@ -97,6 +106,9 @@ def _names(name: str) -> Iterator[str]:
         yield prefix + name
         if name.startswith(prefix):
             yield name.removeprefix(prefix)
+    for old, new in _ROUTERS:
+        if name.endswith(old):
+            yield name.removesuffix(old) + new
     for pair in _TIED:
         for one, other in (pair, pair[::-1]):
             if name in (one, one.partition(".")[2]):
@@ -106,7 +118,7 @@ def _names(name: str) -> Iterator[str]:
 
 def _alike(held: Held, dtype: str, shape: tuple[int, ...]) -> Match | None:
     """A tensor of the same elements, perhaps of another dtype, transposed, or with more or fewer rows."""
-    if BITS.get(held.dtype) not in _WIDTHS or not shape or 0 in shape or 0 in held.shape:
+    if BITS.get(held.dtype) not in WIDTHS or not shape or 0 in shape or 0 in held.shape:
         return None
     width = BITS[held.dtype] // 8
     digests: tuple[str, ...] = (held.digest,)
@@ -127,6 +139,14 @@ def _alike(held: Held, dtype: str, shape: tuple[int, ...]) -> Match | None:
     return _cast(held.dtype, dtype, steps, digests)
 
 
+def _turned(held: Held, dtype: str) -> Match | None:
+    """A square matrix as its transpose, which no shape tells from itself."""
+    if BITS.get(held.dtype) not in WIDTHS or len(held.shape) != 2 or 0 in held.shape:
+        return None
+    rows, columns = held.shape
+    return _cast(held.dtype, dtype, [f"transpose:{BITS[held.dtype] // 8}:{rows}x{columns}"], (held.digest,))
+
+
 def _cast(of: str, to: str, steps: list[str], digests: tuple[str, ...]) -> Match | None:
     if of != to:
         if not {of, to} <= _FLOATS:
@@ -134,8 +154,6 @@ def _cast(of: str, to: str, steps: list[str], digests: tuple[str, ...]) -> Match
         steps = [*steps, f"cast:{of}:{to}"]
     return Match(",".join(steps), digests)
 
-
-Find = Callable[[str], Held | None]
 
 _EXPERT: Final = re.compile(
     r"(?P<experts>.+\.experts)\.(?P<index>\d+)\.(?P<module>gate_proj|up_proj|down_proj|w1|w2|w3)\.weight"
@@ -167,7 +185,7 @@ def _expert_of(name: str, dtype: str, shape: tuple[int, ...], find: Find) -> Mat
     for home in _homes(match["experts"]):
         for suffix in ("", ".weight"):
             held = find(f"{home}.{fused}{suffix}")
-            if held is None or BITS.get(held.dtype) not in _WIDTHS:
+            if held is None or BITS.get(held.dtype) not in WIDTHS:
                 continue
             if held.shape[1:] == (stride, inner) and index < held.shape[0]:
                 width, total = BITS[held.dtype] // 8, held.shape[0] * stride
@@ -192,32 +210,9 @@ def _experts_from(name: str, dtype: str, shape: tuple[int, ...], find: Find) -> 
             parts = [find(f"{home}.{expert}.{module}.weight") for expert in range(count) for module in modules]
             held = [part for part in parts if part is not None and part.shape == (each, inner)]
             if len(held) == len(parts) and len({part.dtype for part in held}) == 1 and len(held) > 1:
-                if BITS.get(held[0].dtype) not in _WIDTHS:
+                if BITS.get(held[0].dtype) not in WIDTHS:
                     continue
                 sizes = "+".join([str(each)] * len(held))
                 step = f"fuse:{BITS[held[0].dtype] // 8}:1x{sizes}x{inner}"
                 return _cast(held[0].dtype, dtype, [step], tuple(part.digest for part in held))
     return None
-
-
-_PROJECTION: Final = re.compile(
-    r"(?P<module>.+)\.(?P<which>q_proj|k_proj|v_proj|gate_proj|up_proj)\.(?P<kind>weight|bias)"
-)
-
-
-def _part_of_fused(name: str, dtype: str, shape: tuple[int, ...], find: Find) -> Match | None:
-    """One projection out of a fused one: q, k, v out of `qkv_proj`, gate and up out of `gate_up_proj`."""
-    match = _PROJECTION.fullmatch(name)
-    if match is None:
-        return None
-    which = match["which"]
-    fused = "gate_up_proj" if which in ("gate_proj", "up_proj") else "qkv_proj"
-    held = find(f"{match['module']}.{fused}.{match['kind']}")
-    if held is None or held.shape[1:] != shape[1:] or BITS.get(held.dtype) not in _WIDTHS:
-        return None
-    rows, total = shape[0], held.shape[0]
-    begin = {"q_proj": 0, "gate_proj": 0, "up_proj": rows, "k_proj": total - 2 * rows, "v_proj": total - rows}[which]
-    if not 0 <= begin <= total - rows or rows == 0:
-        return None
-    width, inner = BITS[held.dtype] // 8, math.prod(shape[1:])
-    return _cast(held.dtype, dtype, [f"slice:{width}:1x{total}x{inner}:{begin}+{rows}"], (held.digest,))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ckptfmt.errors import CkptfmtError
-from ckptfmt.transfer.matching import Filling, Held, Key, Match, matches
-from ckptfmt.transfer.updates import MOST_STAGES, Factors, Manner, Predicted, noise_of, predictions, update_of
+from ckptfmt.transfer.held import Held, Key
+from ckptfmt.transfer.matching import Filling, Match, matches
+from ckptfmt.transfer.updates import MOST_STAGES, Factors, Manner, Predicted, noise_of, predictions, updates_of
 
 if TYPE_CHECKING:
     from ckptfmt.encodings.basis import Basis
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 _TRIED_TENSORS: Final = 3
 _TRIED_BYTES: Final = 64 << 10
 _KEPT: Final = 2
+_MOST_BASES: Final = 3
+"""Ways in which one model's tensors may be a base."""
 _MOST_WAYS: Final = 6
 _FITS: Final = 1e-4
 """Of the elements that are tried, what may be wrong where a way is the one: no other is tried then."""
@@ -44,8 +48,7 @@ class Known:
 
     def stages_of(self, name: str) -> list[Factors]:
         """The updates of the tensor `name`, the first one first."""
-        found = (update_of(name, each) for each in (*self.before, self.updates))
-        return [each for each in found if each is not None]
+        return [found for each in (*self.before, self.updates) for found in updates_of(name, each)]
 
 
 def one_after_another(before: Sequence[Mapping[str, Factors]], last: Known) -> Iterator[Known]:
@@ -128,15 +131,16 @@ class Predictor:
         """
         shares: dict[tuple[str, tuple[str, ...]], float] = {}
         ways: dict[_Way, tuple[str, tuple[str, ...]]] = {}
-        settled: set[tuple[int, int, str]] = set()
+        settled: set[tuple[int, int, str, str]] = set()
         for way, predicted in self._all(wanted, known, None):
-            text, merge = (predicted.reference, predicted.digests), (way.known, way.model, way.held)
+            text = (predicted.reference, predicted.digests)
+            merge = (way.known, way.model, way.held, predicted.reference.partition("|")[0])
             if merge in settled:
                 continue
             if text not in shares:
                 share = self._wrong(predicted, wanted, head)
                 shares[text] = 1.0 if share is None else share
-            if shares[text] < 1 - _MUST_PREDICT:
+            if shares[text] < min(1 - _MUST_PREDICT, shares[ways[way]] if way in ways else 1):
                 ways[way] = text
             if not _FITS < shares[text] < _HOPELESS:
                 settled.add(merge)
@@ -186,6 +190,5 @@ class Predictor:
 def _bases(wanted: Filling, held: Mapping[Key, Held]) -> Iterator[tuple[Match, str]]:
     """What the update may have been added to: the base in the tensor's dtype, or in float32."""
     for dtype in dict.fromkeys((wanted.dtype, "F32")):
-        match = next(iter(matches(wanted.key, dtype, wanted.shape, held)), None)
-        if match is not None:
+        for match in islice(matches(wanted.key, dtype, wanted.shape, held), _MOST_BASES):
             yield match, dtype

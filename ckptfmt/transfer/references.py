@@ -19,7 +19,8 @@ from ckptfmt.store.graph import closure, depth, resolve
 from ckptfmt.store.object_writer import Against
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.store import Store
-from ckptfmt.transfer.matching import Filling, Held, Key, matches
+from ckptfmt.transfer.held import Held, Key
+from ckptfmt.transfer.matching import Filling, matches
 from ckptfmt.transfer.predicting import Known, Predictor, in_turn, one_after_another
 from ckptfmt.transfer.reading import ReadCheckpoint
 from ckptfmt.transfer.recent import Recent, standing_target

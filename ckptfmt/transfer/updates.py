@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ckptfmt.format.dtypes import BITS
 from ckptfmt.layouts.peft_keys import PREFIX, split_lora
-from ckptfmt.transfer.matching import Held, Match
+from ckptfmt.transfer.fused import parts_of
+from ckptfmt.transfer.held import Held
+from ckptfmt.transfer.matching import Match
 
 _FACTORS: Final = (("lora_B.weight", "lora_A.weight"), ("lora_embedding_B", "lora_embedding_A"))
 _FLOATS: Final = frozenset({"BF16", "F16", "F32"})
@@ -33,6 +35,8 @@ class Factors:
         scaling: what their product is multiplied by.
         transposed: whether the update is the transpose of the product.
         across: whether the tensor of the right factor is its transpose (n, r).
+        part: which of how many parts of a fused tensor is updated, counted from 0; the rows of the first begin it, and
+            the others, all alike, end it.
     """
 
     left: Held
@@ -40,6 +44,7 @@ class Factors:
     scaling: float
     transposed: bool
     across: bool = False
+    part: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,18 @@ def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float | None:
     return scaling if 1e-30 < abs(scaling) < 1e30 else None
 
 
+def updates_of(name: str, updates: Mapping[str, Factors]) -> list[Factors]:
+    """The updates of the tensor `name`: one, or those of the projections that are fused in it."""
+    whole = update_of(name, updates)
+    if whole is not None:
+        return [whole]
+    for parts in parts_of(name):
+        found = [(update_of(part, updates), index) for index, part in enumerate(parts)]
+        if any(update is not None for update, _ in found):
+            return [replace(update, part=(index, len(parts))) for update, index in found if update is not None]
+    return []
+
+
 def update_of(name: str, updates: Mapping[str, Factors]) -> Factors | None:
     """The update of the tensor `name`, under any of the names that ways of saving give its module."""
     module = name.removesuffix(".weight")
@@ -144,7 +161,7 @@ def predictions(
     if dtype not in _FLOATS or len(shape) != 2 or held not in (dtype, "F32") or not 0 < len(stages) <= MOST_STAGES:
         return
     forms = [_form(factors, shape) for factors in stages]
-    noises = [noise_of(factors) for factors in stages] if None not in forms else [None]
+    noises = [noise_of(replace(factors, part=(0, 1))) for factors in stages] if None not in forms else [None]
     noise = max((each for each in noises if each is not None), default=0)
     if None in noises:
         return
@@ -153,21 +170,28 @@ def predictions(
         texts = [f"{held}:{dtype}:{shape[0]}x{shape[1]}:{noise}"]
         for stage, form in zip(stages, forms, strict=True):
             types = ":".join(_read_as(each.dtype, manner.narrowed) for each in (stage.left, stage.right))
-            texts.append(f"0:{form}:{types}:{struct.pack('>f', stage.scaling).hex()}:{manner.rule}")
+            texts.append(f"{form}:{types}:{struct.pack('>f', stage.scaling).hex()}:{manner.rule}")
         yield Predicted("|".join((match.reference, *texts)), (*match.digests, *factors), manner)
 
 
 def _form(factors: Factors, shape: tuple[int, ...]) -> str | None:
-    """Which way round the product is an update of this shape, and the shapes of its factors; None where it is none."""
+    """Where the product is added, which way round, and the shapes of its factors; None where it is no such update."""
     turned = factors.transposed
     (rows, rank), columns = factors.left.shape, factors.right.shape[0 if factors.across else 1]
+    index, count = factors.part
+    if count > 1:
+        # Of a fused tensor, rows are updated: factors that lie the other way round belong to none.
+        if turned or factors.across or columns != shape[1] or rows > shape[0]:
+            return None
+        begin = 0 if index == 0 else shape[0] - (count - index) * rows
+        return f"{begin}:product:{rows}x{rank}x{columns}" if begin >= 0 else None
     if factors.across:
-        return f"across:{rows}x{rank}x{columns}" if (rows, columns) == shape else None
+        return f"0:across:{rows}x{rank}x{columns}" if (rows, columns) == shape else None
     if rows != columns:
         turned = (rows, columns) != shape
     if ((columns, rows) if turned else (rows, columns)) != shape:
         return None
-    return f"{'transposed' if turned else 'product'}:{rows}x{rank}x{columns}"
+    return f"0:{'transposed' if turned else 'product'}:{rows}x{rank}x{columns}"
 
 
 def _read_as(dtype: str, narrowed: str | None) -> str:

@@ -15,10 +15,10 @@ from ckptfmt.encodings.references import (
     Slice,
     Source,
     Step,
-    Transpose,
     parse_reference,
     parse_step,
 )
+from ckptfmt.encodings.transposing import Transpose
 from ckptfmt.errors import FormatError
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}

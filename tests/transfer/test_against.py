@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptfmt import Store
+from ckptfmt.encodings.references import parse_reference
 from ckptfmt.errors import CkptfmtError, IntegrityError
 from ckptfmt.format.manifest import objects_of
 from ckptfmt.format.shard import MAX_DEPTH
 from ckptfmt.store.graph import depth
 from ckptfmt.store.store import open_store
-from ckptfmt.transfer.matching import Held, Match, matches
+from ckptfmt.transfer.held import Held
+from ckptfmt.transfer.matching import Match, matches
 from tests.conftest import Made
 from tests.fixtures import hf
 from tests.transfer.trees import photograph
@@ -253,6 +256,45 @@ def test_projections_are_found_in_fused_ones() -> None:
     ):
         [match] = matches(("model", None, name), "F32", shape, fused)
         assert match.reference == reference
+
+
+@pytest.mark.parametrize(
+    ("fused", "shape", "parts", "references"),
+    [
+        ("self_attn.W_pack.weight", (24, 8), {"self_attn.{}_proj.weight": (8, 8)}, ["fuse:2:1x8+8+8x8"]),
+        ("self_attn.qkv_proj.bias", (24,), {"self_attn.{}_proj.bias": (8,)}, ["fuse:2:1x8+8+8x1"]),
+        (
+            "attention.wqkv.weight",
+            (256, 8),
+            {"self_attn.q_proj.weight": (128, 8), "self_attn.{}_proj.weight": (64, 8)},
+            ["fuse:2:1x128+64+64x8", "fuse:2:2x64+32+32x8", "fuse:2:4x32+16+16x8", "fuse:2:8x16+8+8x8"],
+        ),
+        (
+            "attn.c_attn.weight",
+            (8, 24),
+            {"attn.{}_proj.weight": (8, 8)},
+            ["fuse:2:1x8+8+8x8,transpose:2:24x8", "fuse:2:8x8+8+8x1"],
+        ),
+        ("attn.c_attn.weight", (8, 20), {"attn.{}_proj.weight": (8, 8)}, []),
+    ],
+)
+def test_fused_projections_are_found_in_their_parts(
+    fused: str, shape: tuple[int, ...], parts: dict[str, tuple[int, ...]], references: list[str]
+) -> None:
+    """Under the base model's prefix, and where the attention has another name."""
+    apart = {name.format(letter): ("BF16", part) for name, part in parts.items() for letter in "qkv"}
+    apart |= {name: ("BF16", part) for name, part in parts.items() if "{}" not in name}
+    named = {f"model.layers.0.{name}": each for name, each in apart.items()}
+    found = list(matches(("model", None, f"layers.0.{fused}"), "BF16", shape, held(**named)))
+    assert [match.reference for match in found] == references
+    for match in found:
+        assert parse_reference(match.reference).length(
+            [2 * math.prod(named[each][1]) for each in sorted_qkv(named)]
+        ) == (2 * math.prod(shape))
+
+
+def sorted_qkv(names: dict[str, object]) -> list[str]:
+    return sorted(names, key=lambda name: "qkv".index(name.split(".")[-2][0]))
 
 
 def test_the_base_is_found_when_nobody_names_it(store: Store, base: Path, tmp_path: Path) -> None:
