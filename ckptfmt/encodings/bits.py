@@ -1,8 +1,8 @@
 """Integers of 0 to 8 bits each, packed without a bit between them, when both sides know every width.
 
-A loop over elements is out of reach of numpy, so eight numbers at a time are joined by shifts that work on whole
-arrays, and cut into bytes; the up to 7 bits that are left of each eight are packed in the same way, until few are left.
-Specified in docs/format/encodings/delta.md.
+A loop over elements is out of reach of numpy, so numbers are joined by shifts that work on whole arrays: two by two,
+four times over, until sixteen of them make one of up to 64 bits. Those are laid end to end. Specified in
+docs/format/encodings/delta.md.
 """
 
 from __future__ import annotations
@@ -11,162 +11,116 @@ from typing import Any, Final
 
 import numpy as np
 
-from ckptfmt.encodings.streams import Reader
-from ckptfmt.encodings.words import Words
+from ckptfmt.encodings.words import Words, word_type
 from ckptfmt.errors import FormatError
 
-LANES: Final = 8
-FEW: Final = 1024
-"""So many numbers that were left of eights take a byte each."""
-_STEPS: Final[tuple[np.dtype[Any], ...]] = (np.dtype("<u2"), np.dtype("<u4"), np.dtype("<u8"))
+LANES: Final = 16
+_PAIR_BITS: Final = np.uint8(8)
+_STEPS: Final[tuple[np.dtype[Any], ...]] = tuple(map(word_type, (1, 2, 4, 8)))
+_WORD: Final = np.uint64(64)
+_LOW: Final = np.uint64(63)
+_ONE: Final = np.uint64(1)
+_SIX: Final = np.int64(6)
 
 
-class BitWriter:
-    """Packs tile after tile; `finish` gives the bytes."""
+class Widths:
+    """How many bits each number of a tile has.
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._left: list[tuple[Words, Words]] = []
-
-    def add(self, numbers: Words, widths: Words) -> None:
-        """Pack a tile.
-
-        Args:
-            numbers: each below 2^width.
-            widths: 0 to 8, uint8.
-        """
-        short = -len(widths) % LANES
-        if short:
-            numbers = np.append(numbers, np.zeros(short, numbers.dtype))
-            widths = np.append(widths, np.zeros(short, np.uint8))
-        right, total = _widths(widths)
-        joined: Words = numbers
-        for dtype, width in zip(_STEPS, right, strict=True):
-            joined = _join(joined.astype(dtype, copy=False), width)
-        left = total & np.uint8(7)
-        mask = np.left_shift(np.uint8(1), left)
-        mask -= np.uint8(1)
-        self._left.append((joined.astype(np.uint8) & mask, left))
-        joined >>= left.astype(np.uint64)
-        columns = joined.view(np.uint8)
-        for index, places in _columns(total):
-            column = columns[index::LANES]
-            self._parts.append((column if places is None else column[places]).tobytes())
-
-    def finish(self) -> bytes:
-        """Everything that was packed."""
-        while self._left:
-            numbers, widths = (np.concatenate(each) for each in zip(*self._left, strict=True))
-            self._left = []
-            if len(numbers) <= FEW:
-                self._parts.append(numbers.tobytes())
-            else:
-                self.add(numbers, widths)
-        return b"".join(self._parts)
-
-
-class BitReader:
-    """Takes apart what a `BitWriter` wrote.
-
-    Args:
-        reader: stands at the packed bytes.
-        tiles: the widths of each tile, as they were given to the writer.
+    Attributes:
+        each: uint8, at most 8, as many as a multiple of 16; those of a number of the first half of these and its
+            companion in the second are at most 8 together.
+        right: widths of the second half at each of the four steps.
+        total: of every sixteen, uint8.
     """
 
-    def __init__(self, reader: Reader, tiles: list[Words]) -> None:
-        self._tiles = [_Tile(widths) for widths in tiles]
-        for tile in self._tiles:
-            tile.take(reader)
-        self._left, self._begin = _left_of(reader, [tile.left for tile in self._tiles]), 0
+    def __init__(self, wanted: Words) -> None:
+        """Fill `wanted` up to a multiple of 16 with zeros, and leave the second of two what the first one left."""
+        short = -len(wanted) % LANES
+        self.each = np.append(wanted, np.zeros(short, np.uint8)) if short else wanted
+        half = len(self.each) // 2
+        second = self.each[half:]
+        np.minimum(second, _PAIR_BITS - self.each[:half], out=second)
+        self.right: list[Words] = []
+        total = self.each
+        for _ in _STEPS:
+            half = len(total) // 2
+            self.right.append(total[half:])
+            total = total[:half] + total[half:]
+        self.total = total
 
-    def tile(self, index: int) -> Words:
-        """The numbers of tile `index`, uint16; to be asked for once each, in order."""
-        tile = self._tiles[index]
-        end = self._begin + len(tile.left)
-        numbers = tile.numbers(self._left[self._begin : end])
-        self._begin = end
-        return numbers
-
-
-class _Tile:
-    def __init__(self, widths: Words) -> None:
-        self._count = len(widths)
-        short = -len(widths) % LANES
-        self._right, self._total = _widths(np.append(widths, np.zeros(short, np.uint8)) if short else widths)
-        self.left = self._total & np.uint8(7)
-
-    def take(self, reader: Reader) -> None:
-        self._columns = [
-            (index, places, reader.plane(len(self._total) if places is None else len(places)))
-            for index, places in _columns(self._total)
-        ]
-
-    def numbers(self, left: Words) -> Words:
-        columns = np.zeros(LANES * len(self._total), np.uint8)
-        for index, places, stored in self._columns:
-            column = columns[index::LANES]
-            if places is None:
-                column[:] = stored
-            else:
-                column[places] = stored
-        self._columns = []
-        joined = columns.view(_STEPS[-1])
-        joined <<= self.left.astype(np.uint64)
-        joined |= left
-        for dtype, width in zip(reversed(_STEPS), reversed(self._right), strict=True):
-            joined = _split(joined.astype(dtype, copy=False), width)
-        return joined[: self._count]
+    @property
+    def packed_bytes(self) -> int:
+        """What the numbers take together."""
+        return -(-int(self.total.sum(dtype=np.int64)) // 8)
 
 
-def _left_of(reader: Reader, lefts: list[Words]) -> Words:
-    """The numbers that were left of each eight, tile after tile."""
-    widths = np.concatenate(lefts) if lefts else np.empty(0, np.uint8)
-    if len(widths) <= FEW:
-        numbers = reader.plane(len(widths))
-        if (numbers >> widths).any():
-            raise FormatError("a delta frame has bits where none are left")
-        return numbers
-    tile = _Tile(widths)
-    tile.take(reader)
-    return tile.numbers(_left_of(reader, [tile.left]))
+def pack(numbers: Words, widths: Widths) -> bytes:
+    """Pack numbers, uint8, each below 2^width."""
+    joined = numbers
+    for dtype, width in zip(_STEPS, widths.right, strict=True):
+        half = len(joined) // 2
+        wide = joined.astype(dtype, copy=False)
+        joined = np.left_shift(wide[:half], width.astype(dtype, copy=False))
+        joined |= wide[half:]
+    begins, length = _begins(widths.total)
+    words = np.zeros(length // 64 + 2, _STEPS[-1])
+    word, bit = begins >> _SIX, begins.view(np.uint64) & _LOW
+    # Nothing overlaps, so that adding is setting bits.
+    np.add.at(words, word, joined << bit)
+    word += 1
+    joined >>= _ONE
+    joined >>= _LOW - bit
+    np.add.at(words, word, joined)
+    return words.view(np.uint8)[: widths.packed_bytes].tobytes()
 
 
-def _widths(widths: Words) -> tuple[tuple[Words, Words, Words], Words]:
-    """Widths of the right halves at each of three steps, and of each eight together."""
-    right = []
-    for _ in _STEPS:
-        half = len(widths) // 2
-        right.append(widths[half:])
-        widths = widths[:half] + widths[half:]
-    first, second, third = right
-    return (first, second, third), widths
+def unpack(packed: Words, widths: Widths) -> tuple[Words, Words]:
+    """Unpack what `pack` packed, but for the last step.
+
+    Args:
+        packed: `widths.packed_bytes` bytes.
+        widths: as they were given to `pack`.
+
+    Returns:
+        Pairs, uint8: the number of the first half of a tile above its companion of the second half; and the numbers
+        of the first half. A companion is its pair less what `widths.right[0]` shifts the other by.
+
+    Raises:
+        FormatError: bits are set after the last number.
+    """
+    begins, length = _begins(widths.total)
+    if length % 8 and packed[-1] >> (length % 8):
+        raise FormatError("a delta frame has bits after its last number")
+    words = np.zeros(length // 64 + 2, _STEPS[-1])
+    words.view(np.uint8)[: len(packed)] = packed
+    word, bit = begins >> _SIX, begins.view(np.uint64) & _LOW
+    joined = words.take(word)
+    joined >>= bit
+    word += 1
+    above = words.take(word)
+    above <<= _ONE
+    above <<= _LOW - bit
+    joined |= above
+    # Bits of what follows go by shifts; numpy gives 0 for a shift of 64.
+    beyond = _WORD - widths.total
+    joined <<= beyond
+    joined >>= beyond
+    for index in range(len(_STEPS) - 1, 0, -1):
+        dtype, half = _STEPS[index], len(joined)
+        width = widths.right[index].astype(dtype)
+        parts = np.empty(2 * half, _STEPS[index - 1])
+        first = joined >> width
+        parts[:half] = first
+        first <<= width
+        joined -= first
+        parts[half:] = joined
+        joined = parts
+    return joined, joined >> widths.right[0]
 
 
-def _columns(total: Words) -> list[tuple[int, Any]]:
-    """For each byte of the joined eights: its index, and which of them have it (None: all)."""
-    whole = total >> np.uint8(3)
-    columns: list[tuple[int, Any]] = []
-    for index in range(int(whole.max(initial=0))):
-        places = np.flatnonzero(whole > index)
-        columns.append((index, None if len(places) == len(whole) else places))
-    return columns
-
-
-def _join(numbers: Words, width: Words) -> Words:
-    """The left half of `numbers` above the right half, whose widths are given."""
-    half = len(numbers) // 2
-    joined: Words = np.left_shift(numbers[:half], width.astype(numbers.dtype))
-    joined |= numbers[half:]
-    return joined
-
-
-def _split(joined: Words, width: Words) -> Words:
-    """The inverse of `_join`."""
-    half = len(joined)
-    numbers = np.empty(2 * half, joined.dtype)
-    wide = width.astype(joined.dtype)
-    left, right = numbers[:half], numbers[half:]
-    np.right_shift(joined, wide, out=left)
-    np.left_shift(left, wide, out=right)
-    np.subtract(joined, right, out=right)
-    return numbers
+def _begins(total: Words) -> tuple[Words, int]:
+    """The bit at which each sixteen begins, int64, and the bits of all."""
+    ends = np.cumsum(total, dtype=np.int64)
+    length = int(ends[-1]) if len(ends) else 0
+    ends -= total
+    return ends, length

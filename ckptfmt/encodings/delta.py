@@ -19,14 +19,14 @@ import numpy as np
 from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.basis import Basis
-from ckptfmt.encodings.bits import BitReader, BitWriter
+from ckptfmt.encodings.bits import LANES, Widths, pack, unpack
 from ckptfmt.encodings.groups import (
     CLASSES,
-    MAX_BANDS,
     Grouping,
     choose_grouping,
     classes_of,
     pieces_of,
+    places_below,
     widths_of,
 )
 from ckptfmt.encodings.planes import PLANES
@@ -52,7 +52,7 @@ XOR_FORM: Final = 2
 TILE: Final = 1 << 18
 """Elements whose low bits are packed together: what stays in the cache."""
 
-_HEAD = np.dtype([("rest", "<u2"), ("bands", "u1"), ("symbol_bits", "u1"), ("dropped", "u1"), ("pivot", "u1")])
+_HEAD = np.dtype([("rest", "<u2"), ("symbol_bits", "u1"), ("dropped", "u1"), ("pivot", "u1")])
 _HEAD_COMPARED: Final = 64 << 10
 _XOR_TRIED_FROM: Final = 0.15
 """A frame that becomes smaller than this part is never smaller as XOR."""
@@ -66,7 +66,7 @@ class _Arithmetic(NamedTuple):
     Attributes:
         words: unsigned words as they lie in a frame.
         signed: the same, signed.
-        work: signed words of 16 bits or more, in which differences are computed.
+        work: signed words of 16 bits or more, in which differences are held.
         is_float: whether words are sign and magnitude.
     """
 
@@ -75,22 +75,36 @@ class _Arithmetic(NamedTuple):
     work: np.dtype[Any]
     is_float: bool
 
-    def ordered(self, words: Words) -> Words:
-        """Words as integers in the elements' order, in `work`; two's complement words are so already."""
-        given: Words = words.view(self.signed).astype(self.work, copy=not self.is_float)
-        return self._turned(given) if self.is_float else given
+    def differences(self, words: Words, basis: Words) -> Words:
+        """What is to be added to `basis`, in `work`."""
+        if self.is_float:
+            difference = words ^ basis
+            self._turn(difference)
+            difference ^= words
+            difference -= basis
+        else:
+            difference = words - basis
+        return difference.view(self.signed).astype(self.work, copy=False)
 
-    def words_of(self, ordered: Words) -> Words:
-        """The inverse of `ordered`; integers beyond the words' range wrap around. `ordered` is used up."""
-        turned = self._turned(ordered) if self.is_float else ordered
-        return turned.astype(self.signed, copy=False).view(self.words)
+    def add(self, basis: Words, differences: Words, out: Words | None = None) -> Words:
+        """The inverse of `differences`; what goes beyond the words' range wraps around.
 
-    def _turned(self, given: Words) -> Words:
-        """Complement all bits below the sign where it is set: its own inverse."""
-        turned: Words = given >> (8 * self.work.itemsize - 1)
-        turned &= self.work.type((1 << (8 * self.words.itemsize - 1)) - 1)
-        turned ^= given
-        return turned
+        A float counts away from zero, whatever its sign. Where that changes the sign, all other bits are complemented:
+        so a step below zero is a step of the other sign.
+        """
+        sums: Words = differences.astype(self.signed, copy=False).view(self.words)
+        if not self.is_float:
+            return np.add(basis, sums, out=out)
+        sums = basis + sums
+        turned = sums ^ basis
+        self._turn(turned)
+        return np.bitwise_xor(sums, turned, out=out)
+
+    def _turn(self, flipped: Words) -> None:
+        """Make all bits below the sign where the sign is set, and none elsewhere."""
+        signed = flipped.view(self.signed)
+        signed >>= self.signed.type(8 * self.words.itemsize - 1)
+        flipped >>= self.words.type(1)
 
 
 @functools.cache
@@ -197,65 +211,69 @@ def _tiles(count: int) -> Iterator[slice]:
         yield slice(begin, min(begin + TILE, count))
 
 
-def _difference(words: Words, basis: Words, arithmetic: _Arithmetic) -> Words:
-    difference = arithmetic.ordered(words)
-    difference -= arithmetic.ordered(basis)
-    return difference
-
-
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
 def _write_grouped(words: Words, basis: Words, element: str | None, arithmetic: _Arithmetic) -> list[bytes]:
     pieces = pieces_of(len(words))
     some, under = (np.concatenate([array[piece] for piece in pieces]) for array in (words, basis))
-    grouping = choose_grouping(_difference(some, under, arithmetic), classes_of(under, element), len(words))
+    grouping = choose_grouping(arithmetic.differences(some, under), classes_of(under, element))
     head = np.zeros(1, _HEAD)
     for name in _HEAD.names or ():
         head[name] = getattr(grouping, name)
     parts = [head.tobytes()]
     if grouping.rest == CLASSES:
-        return parts + _write_rest(words, basis, element, arithmetic, grouping)
-    places = _Places(basis, element, grouping)
-    if len(places.rest):
-        parts += _write_rest(words.take(places.rest), basis.take(places.rest), element, arithmetic, grouping)
-    for band in places.bands:
-        parts += _write_changes(words.take(band), basis.take(band), arithmetic)
-    return parts + _write_changes(words, basis, arithmetic, element, grouping.rest + grouping.bands)
-
-
-def _write_changes(
-    words: Words, basis: Words, arithmetic: _Arithmetic, element: str | None = None, lowest: int = 0
-) -> list[bytes]:
-    """The places of the changes of a class from `lowest` on, and the differences there."""
-    changed = np.flatnonzero(words != basis)
-    if lowest:
-        changed = changed.take(np.flatnonzero(classes_of(basis.take(changed), element) >= lowest))
-    differences = _difference(words.take(changed), basis.take(changed), arithmetic)
-    return [write_gaps(changed), write_symbols(*to_symbols(differences, 8), 8)]
+        rest, changed = _write_rest(words, basis, element, arithmetic, grouping)
+        parts += rest
+    else:
+        changed = np.flatnonzero(words != basis)
+        if grouping.rest:
+            changed = changed.take(np.flatnonzero(classes_of(basis.take(changed), element) >= grouping.rest))
+            places = places_below(basis, element, grouping.rest)
+            rest, wide = _write_rest(words.take(places), basis.take(places), element, arithmetic, grouping)
+            parts += rest
+            if len(wide):
+                changed = np.sort(np.concatenate((changed, places.take(wide))))
+    differences = arithmetic.differences(words.take(changed), basis.take(changed))
+    return [*parts, write_gaps(changed), write_symbols(*to_symbols(differences, 8), 8)]
 
 
 def _write_rest(
     words: Words, basis: Words, element: str | None, arithmetic: _Arithmetic, grouping: Grouping
-) -> list[bytes]:
-    """Every difference: its dropped bytes, its symbol, its low bits."""
+) -> tuple[list[bytes], Words]:
+    """Differences by their dropped bytes, their symbols and their low bits; and where they are too wide for that."""
     planes = np.empty((grouping.dropped, len(words)), np.uint8)
-    symbols = np.empty(len(words), np.uint8)
-    escapes, bits = [], BitWriter()
+    symbols, bits, places = [], [], [np.empty(0, np.int64)]
+    half = arithmetic.work.type(1 << (grouping.symbol_bits - 1))
     for tile in _tiles(len(words)):
-        difference = _difference(words[tile], basis[tile], arithmetic)
+        difference = arithmetic.differences(words[tile], basis[tile])
         for plane in planes:
             plane[tile] = difference
             difference >>= arithmetic.work.type(8)
-        widths = widths_of(classes_of(basis[tile], element), grouping.pivot)
-        wide = widths.astype(arithmetic.work)
+        widths = Widths(widths_of(classes_of(basis[tile], element), grouping.pivot))
+        wide = widths.each.astype(arithmetic.work)
+        if len(difference) < len(wide):
+            difference = np.append(difference, np.zeros(len(wide) - len(difference), arithmetic.work))
         numbers = difference >> wide
         difference -= numbers << wide
-        bits.add(difference, widths)
-        symbols[tile], escaped = to_symbols(numbers, grouping.symbol_bits)
-        escapes.append(escaped)
+        low = difference.astype(np.uint8)
+        beyond = np.flatnonzero((numbers + half).view(f"u{half.itemsize}") >= 2 * half)
+        symbol = numbers.astype(np.uint8)
+        symbol[beyond] = 0
+        low[beyond] = 0
+        places.append(beyond + tile.start)
+        symbols.append(_pairs(symbol) if grouping.symbol_bits == 4 else symbol[: tile.stop - tile.start])
+        bits.append(pack(low, widths))
     coded = [write_coded(plane) for plane in planes]
-    return [*coded, write_symbols(symbols, np.concatenate(escapes), grouping.symbol_bits), bits.finish()]
+    return [*coded, write_coded(np.concatenate(symbols)), *bits], np.concatenate(places)
+
+
+def _pairs(symbols: Words) -> Words:
+    """Symbols of 4 bits, two to a byte: one of the first half of a tile below one of the second."""
+    half = len(symbols) // 2
+    pairs: Words = symbols[half:] << np.uint8(4)
+    pairs |= symbols[:half] & np.uint8(15)
+    return pairs
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -264,85 +282,60 @@ def _write_rest(
 def _read_grouped(reader: Reader, basis: Words, element: str | None, arithmetic: _Arithmetic) -> Words:
     grouping = _read_grouping(reader, arithmetic)
     if grouping.rest == CLASSES:
-        return _read_rest(reader, basis, element, arithmetic, grouping)
-    words = basis.copy()
-    places = _Places(basis, element, grouping)
-    if len(places.rest):
-        words[places.rest] = _read_rest(reader, basis.take(places.rest), element, arithmetic, grouping)
-    for band in places.bands:
-        _read_changes(reader, words, basis, band, arithmetic)
-    _read_changes(reader, words, basis, None, arithmetic)
+        words = _read_rest(reader, basis, element, arithmetic, grouping)
+    else:
+        words = basis.copy()
+        if grouping.rest:
+            places = places_below(basis, element, grouping.rest)
+            words[places] = _read_rest(reader, basis.take(places), element, arithmetic, grouping)
+    changed = read_gaps(reader, len(basis))
+    differences = read_symbols(reader, len(changed), 8, arithmetic.work)(0, len(changed))
+    words[changed] = arithmetic.add(basis.take(changed), differences)
     return words
 
 
 def _read_grouping(reader: Reader, arithmetic: _Arithmetic) -> Grouping:
     (head,) = np.frombuffer(reader.take(_HEAD.itemsize), _HEAD)
-    rest, bands, symbol_bits, dropped, pivot = (int(head[name]) for name in _HEAD.names or ())
-    sound = (
-        rest <= CLASSES
-        and bands <= min(MAX_BANDS, CLASSES - rest)
-        and symbol_bits in (4, 8)
-        and dropped < arithmetic.words.itemsize
-    )
-    if not sound:
+    rest, symbol_bits, dropped, pivot = (int(head[name]) for name in _HEAD.names or ())
+    if rest > CLASSES or symbol_bits not in (4, 8) or dropped >= arithmetic.words.itemsize:
         raise FormatError(f"a delta frame has an impossible head: {head}")
-    return Grouping(rest, bands, 4 if symbol_bits == 4 else 8, dropped, pivot)
-
-
-def _read_changes(reader: Reader, words: Words, basis: Words, among: Words | None, arithmetic: _Arithmetic) -> None:
-    changed = read_gaps(reader, len(basis if among is None else among))
-    if among is not None:
-        changed = among.take(changed)
-    numbers = read_symbols(reader, len(changed), 8, arithmetic.work)(0, len(changed))
-    numbers += arithmetic.ordered(basis.take(changed))
-    words[changed] = arithmetic.words_of(numbers)
+    return Grouping(rest, 4 if symbol_bits == 4 else 8, dropped, pivot)
 
 
 def _read_rest(reader: Reader, basis: Words, element: str | None, arithmetic: _Arithmetic, grouping: Grouping) -> Words:
-    planes = [read_coded(reader, len(basis)) for _ in range(grouping.dropped)]
-    numbers = read_symbols(reader, len(basis), grouping.symbol_bits, arithmetic.work)
-    tiles = list(_tiles(len(basis)))
-    widths = [widths_of(classes_of(basis[tile], element), grouping.pivot) for tile in tiles]
-    bits = BitReader(reader, widths)
-    words = np.empty(len(basis), arithmetic.words)
-    for index, tile in enumerate(tiles):
-        difference = numbers(tile.start, tile.stop)
-        difference <<= widths[index].astype(arithmetic.work)
-        difference += bits.tile(index).view("<i2")
-        for plane in reversed(planes):
-            difference <<= arithmetic.work.type(8)
-            difference |= plane[tile]
-        difference += arithmetic.ordered(basis[tile])
-        words[tile] = arithmetic.words_of(difference)
+    count = len(basis)
+    planes = [read_coded(reader, count) for _ in range(grouping.dropped)]
+    filled = count + -count % LANES
+    symbols = read_coded(reader, count if grouping.symbol_bits == 8 else filled // 2).view(np.int8)
+    words = np.empty(count, arithmetic.words)
+    for tile in _tiles(count):
+        widths = Widths(widths_of(classes_of(basis[tile], element), grouping.pivot))
+        half = len(widths.each) // 2
+        # Sixteen bits hold every number, and what wraps around on the way comes back.
+        numbers = np.empty(2 * half, np.int16)
+        if grouping.symbol_bits == 8:
+            size = tile.stop - tile.start
+            numbers[:size] = symbols[tile]
+            numbers[size:] = 0
+        else:
+            pairs = symbols[tile.start // 2 : tile.start // 2 + half]
+            np.right_shift(pairs << np.int8(4), np.int8(4), out=numbers[:half], casting="unsafe")
+            np.right_shift(pairs, np.int8(4), out=numbers[half:])
+        pairs, first = unpack(reader.plane(widths.packed_bytes), widths)
+        first, second = first.astype(np.int16), pairs.astype(np.int16)
+        numbers[half:] -= first
+        numbers <<= widths.each.astype(np.int16)
+        numbers[:half] += first
+        numbers[half:] += second
+        difference = numbers[: tile.stop - tile.start]
+        if planes:
+            difference = difference.astype(arithmetic.work)
+            difference <<= arithmetic.work.type(8 * len(planes))
+            lanes = difference.view(np.uint8)
+            for index, plane in enumerate(planes):
+                lanes[index :: arithmetic.work.itemsize] = plane[tile]
+        arithmetic.add(basis[tile], difference, words[tile])
     return words
-
-
-class _Places:
-    """Where the elements of the rest and of each band stand, ascending."""
-
-    def __init__(self, basis: Words, element: str | None, grouping: Grouping) -> None:
-        end = grouping.rest + grouping.bands
-        self.rest: Words = np.empty(0, np.int64)
-        self.bands: list[Words] = []
-        if not end:
-            return
-        parts: list[list[Words]] = [[] for _ in range(grouping.bands + 1)]
-        for tile in _tiles(len(basis)):
-            classes = classes_of(basis[tile], element)
-            below = np.flatnonzero(classes < end) if end < CLASSES else np.arange(len(classes))
-            # `take` is twice as quick as an index in brackets.
-            classes = classes.take(below)
-            below += tile.start
-            for band in range(grouping.bands, 0, -1):
-                is_band = classes == grouping.rest + band - 1
-                parts[band].append(below.take(np.flatnonzero(is_band)))
-                np.logical_not(is_band, out=is_band)
-                others = np.flatnonzero(is_band)
-                below = below.take(others)
-                if band > 1:
-                    classes = classes.take(others)
-            parts[0].append(below)
-        self.rest, *self.bands = map(np.concatenate, parts)
 
 
 DELTA: Final = Delta()

@@ -19,7 +19,6 @@ from ckptfmt.encodings.words import Words
 
 CLASSES: Final = 256
 MAX_WIDTH: Final = 8
-MAX_BANDS: Final = 16
 
 _EXPONENTS: Final[dict[str, tuple[int, int]]] = {
     "BF16": (8, 0),
@@ -48,8 +47,6 @@ _PATIENCE: Final = 3
 """Pivots tried after the best one."""
 _LOW_BIT_COST: Final = 0.08
 """Low bits take more time than symbols: a pivot that is lower by one may cost so many bits for each that it saves."""
-_BAND_BITS: Final = 0.002
-"""What a band must save, bits an element: it costs a table and time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +55,12 @@ class Grouping:
 
     Attributes:
         rest: classes below this one are stored element by element, each difference cut into a symbol and low bits.
-        bands: so many classes from `rest` on have a list of changes each; those above have one together.
         symbol_bits: bits of a symbol.
         dropped: lowest bytes of a difference, which are stored as planes.
         pivot: an element of class c has min(max(pivot - c, 0), 8) low bits.
     """
 
     rest: int
-    bands: int = 0
     symbol_bits: SymbolBits = 8
     dropped: int = 0
     pivot: int = 0
@@ -89,6 +84,20 @@ def classes_of(words: Words, element: str | None) -> Words:
     return fields.astype(np.uint8)
 
 
+def places_below(words: Words, element: str | None, rest: int) -> Words:
+    """Where elements of a class below `rest` stand, ascending; `rest` is 1 to 255."""
+    bits, lowest = _EXPONENTS.get(element or "", (0, 0))
+    if rest >= 1 << bits:
+        return np.arange(len(words))
+    # numpy is twice as slow where less than a tenth is set: so much is set behind.
+    chosen = np.ones(len(words) + len(words) // 8 + 1, np.bool_)
+    doubled: Words = words + words  # The sign goes.
+    bound = doubled.dtype.type((rest + lowest) << (8 * doubled.dtype.itemsize - bits))
+    np.less(doubled, bound, out=chosen[: len(words)])
+    places: Words = np.flatnonzero(chosen)[: len(words) - len(chosen)]
+    return places
+
+
 def widths_of(classes: Words, pivot: int) -> Words:
     """How many low bits an element of each class has, uint8."""
     # np.minimum with a scalar is slow: only arrays take its vector path.
@@ -109,13 +118,12 @@ def pieces_of(count: int, sample: int = _SAMPLE) -> list[slice]:
     return [slice(index * step, index * step + size) for index in range(_PIECES)]
 
 
-def choose_grouping(differences: Words, classes: Words, count: int) -> Grouping:
-    """Choose what makes a frame of `count` elements small, from a sample.
+def choose_grouping(differences: Words, classes: Words) -> Grouping:
+    """Choose what makes a frame small, from a sample.
 
     Args:
         differences: signed, of the sampled elements.
         classes: theirs.
-        count: elements of the frame.
     """
     changed = differences != 0
     total = np.bincount(classes, minlength=CLASSES)
@@ -125,25 +133,10 @@ def choose_grouping(differences: Words, classes: Words, count: int) -> Grouping:
     share = int(total[:rest].sum()) / len(classes)
     if share > _REST_MOST:
         rest = CLASSES
-    bands = _bands(total, moved, rest, len(classes), count)
     if not rest:
-        return Grouping(0, bands)
+        return Grouping(0)
     chosen = classes < rest
-    return _cut(differences[chosen], classes[chosen], rest, bands)
-
-
-def _bands(total: Words, moved: Words, rest: int, sampled: int, count: int) -> int:
-    """How many classes from `rest` on are worth a list of their own."""
-    best, bands, alone = math.inf, 0, 0.0
-    for number in range(min(MAX_BANDS, CLASSES - rest) + 1):
-        if number:
-            alone += _places_bits(int(total[rest + number - 1]), int(moved[rest + number - 1]))
-        others = int(moved[rest + number :].sum())
-        # A gap that leads over elements that cannot have changed costs as much as over others.
-        bits = (alone + _places_bits(sampled, others)) / sampled + number * (_BAND_BITS + 800 / count)
-        if bits < best - 1e-9:
-            best, bands = bits, number
-    return bands
+    return _cut(differences[chosen], classes[chosen], rest)
 
 
 def _places_bits(count: int, chosen: float) -> float:
@@ -154,13 +147,13 @@ def _places_bits(count: int, chosen: float) -> float:
     return -count * (part * math.log2(part) + (1 - part) * math.log2(1 - part))
 
 
-def _cut(differences: Words, classes: Words, rest: int, bands: int) -> Grouping:
+def _cut(differences: Words, classes: Words, rest: int) -> Grouping:
     """How the differences below class `rest` are cut into dropped bytes, symbols and low bits."""
     size = differences.dtype.itemsize
     magnitude = int(np.median(np.abs(differences.astype(np.int64) | 1)))
     lowest = max(0, (magnitude.bit_length() - 2) // 8)
     low, high = (int(each) for each in np.percentile(classes, (2, 98)))
-    best, grouping = math.inf, Grouping(rest, bands)
+    best, grouping = math.inf, Grouping(rest)
     for dropped in sorted({min(lowest, size - 1), min(lowest + 1, size - 1)}):
         kept = differences >> (8 * dropped)
         planes = sum(_entropy((differences >> (8 * plane)).astype(np.uint8)) for plane in range(dropped))
@@ -176,7 +169,7 @@ def _cut(differences: Words, classes: Words, rest: int, bands: int) -> Grouping:
                 cost = plain + _symbol_cost(numbers, bits)
                 if cost < best - 0.01:
                     best, since = cost, 0
-                    grouping = Grouping(rest, bands, 4 if bits == 4 else 8, dropped, pivot)
+                    grouping = Grouping(rest, 4 if bits == 4 else 8, dropped, pivot)
     return grouping
 
 
