@@ -31,6 +31,8 @@ class Widths:
             companion in the second are at most 8 together.
         right: widths of the second half at each of the four steps.
         total: of every sixteen, uint8.
+        begins: the bit at which each sixteen begins, int64.
+        length: bits of all.
     """
 
     def __init__(self, wanted: Words) -> None:
@@ -48,10 +50,14 @@ class Widths:
             total = total[:half] + total[half:]
         self.total = total
 
+        self.begins = np.cumsum(total, dtype=np.int64)
+        self.length = int(self.begins[-1]) if len(total) else 0
+        self.begins -= total
+
     @property
     def packed_bytes(self) -> int:
         """What the numbers take together."""
-        return -(-int(self.total.sum(dtype=np.int64)) // 8)
+        return -(-self.length // 8)
 
 
 def pack(numbers: Words, widths: Widths) -> bytes:
@@ -62,9 +68,8 @@ def pack(numbers: Words, widths: Widths) -> bytes:
         wide = joined.astype(dtype, copy=False)
         joined = np.left_shift(wide[:half], width.astype(dtype, copy=False))
         joined |= wide[half:]
-    begins, length = _begins(widths.total)
-    words = np.zeros(length // 64 + 2, _STEPS[-1])
-    word, bit = begins >> _SIX, begins.view(np.uint64) & _LOW
+    words = np.zeros(widths.length // 64 + 2, _STEPS[-1])
+    word, bit = widths.begins >> _SIX, widths.begins.view(np.uint64) & _LOW
     # Nothing overlaps, so that adding is setting bits.
     np.add.at(words, word, joined << bit)
     word += 1
@@ -88,12 +93,11 @@ def unpack(packed: Words, widths: Widths) -> tuple[Words, Words]:
     Raises:
         FormatError: bits are set after the last number.
     """
-    begins, length = _begins(widths.total)
-    if length % 8 and packed[-1] >> (length % 8):
+    if widths.length % 8 and packed[-1] >> (widths.length % 8):
         raise FormatError("a delta frame has bits after its last number")
-    words = np.zeros(length // 64 + 2, _STEPS[-1])
+    words = np.zeros(widths.length // 64 + 2, _STEPS[-1])
     words.view(np.uint8)[: len(packed)] = packed
-    word, bit = begins >> _SIX, begins.view(np.uint64) & _LOW
+    word, bit = widths.begins >> _SIX, widths.begins.view(np.uint64) & _LOW
     joined = words.take(word)
     joined >>= bit
     word += 1
@@ -117,10 +121,3 @@ def unpack(packed: Words, widths: Widths) -> tuple[Words, Words]:
         joined = parts
     return joined, joined >> widths.right[0]
 
-
-def _begins(total: Words) -> tuple[Words, int]:
-    """The bit at which each sixteen begins, int64, and the bits of all."""
-    ends = np.cumsum(total, dtype=np.int64)
-    length = int(ends[-1]) if len(ends) else 0
-    ends -= total
-    return ends, length
