@@ -13,11 +13,12 @@ else:  # The files lie beside each other, somewhere else.
     from independent_encodings import decode_planes, decode_zstd, require, word_of
 
 
+TILE = 1 << 18
+
+
 def decode_delta(data: bytes, length: int, element: str | None, reference: bytes) -> bytes:
     """encodings/delta.md, element by element where that is simplest."""
-    kind, width = word_of(element)
-    if element and element.startswith("F8_") and element != "F8_E8M0":
-        kind = "float"
+    _, width = word_of(element)
     count, spare = divmod(length, width)
     require(len(reference) == length, "delta: wrong reference")
     if data[0] == 0:
@@ -30,35 +31,40 @@ def decode_delta(data: bytes, length: int, element: str | None, reference: bytes
         return (words ^ basis).tobytes() + tail
     require(data[0] == 1, "delta: unknown form")
     stream = Stream(data[1 + spare :], max(width, 2))
-    rest, bands, symbol_bits, dropped, pivot = np.frombuffer(stream.take(6), "<u2,u1,u1,u1,u1")[0].tolist()
+    rest, symbol_bits, dropped, pivot = np.frombuffer(stream.take(5), "<u2,u1,u1,u1")[0].tolist()
     group = delta_classes(basis, element)
     difference = np.zeros(count, np.int64)
     chosen = np.flatnonzero(group < rest)
     if len(chosen):
         planes = [stream.coded(len(chosen)) for _ in range(dropped)]
-        values = stream.symbols(len(chosen), symbol_bits)
-        widths = np.clip(pivot - group[chosen].astype(int), 0, 8)
-        tiles = [widths[begin : begin + (1 << 18)] for begin in range(0, len(widths), 1 << 18)]
-        values = (values << widths) + np.array([each for tile in stream.bits(tiles) for each in tile])
+        wanted = np.clip(pivot - group[chosen].astype(int), 0, 8)
+        tiles = [filled(wanted[begin : begin + TILE]) for begin in range(0, len(wanted), TILE)]
+        if symbol_bits == 4:
+            symbols = stream.coded(sum(map(len, tiles)) // 2)
+            halves = [symbols[begin : begin + TILE // 2] for begin in range(0, len(symbols), TILE // 2)]
+            symbols = np.concatenate([np.append(half & 15, half >> 4) for half in halves])
+            require(not symbols[len(chosen) :].any(), "delta: a symbol too many")
+        else:
+            symbols = stream.coded(len(chosen))
+        symbols = np.where(symbols < 1 << (symbol_bits - 1), symbols, symbols - (1 << symbol_bits))
+        values = []
+        for tile in tiles:
+            half = len(tile) // 2
+            tile[half:] = np.minimum(tile[half:], 8 - tile[:half])
+            values += [(int(width), low) for width, low in zip(tile, stream.bits(tile.tolist()), strict=True)]
+        scaled = [(int(symbol) << width) + low for symbol, (width, low) in zip(symbols, values, strict=False)]
+        total = np.array(scaled[: len(chosen)])
         for plane in reversed(planes):
-            values = values << 8 | plane
-        difference[chosen] = values
-    for band in range(bands):
-        chosen = np.flatnonzero(group == rest + band)
-        chosen = chosen[stream.places()]
-        difference[chosen] = stream.symbols(len(chosen), 8)
-    if rest < 256:
-        chosen = stream.places()
-        difference[chosen] = stream.symbols(len(chosen), 8)
+            total = total << 8 | plane
+        difference[chosen] = total
+    chosen = stream.places()
+    difference[chosen] = stream.symbols(len(chosen))
     require(stream.position == len(stream.data), "delta: trailing bytes")
-    signed = basis.view(f"<i{width}").astype(np.int64)
-    low = (1 << (8 * width - 1)) - 1
-    if kind == "float":
-        signed = np.where(signed < 0, signed ^ low, signed)
-    total = (signed + difference).astype(f"<i{width}")
-    if kind == "float":
-        total = np.where(total < 0, total ^ total.dtype.type(low), total)
-    return total.tobytes() + tail
+    return (basis + difference.astype(f"<i{width}").view(basis.dtype)).tobytes() + tail
+
+
+def filled(widths: Any) -> Any:
+    return np.append(widths, np.zeros(-len(widths) % 16, int))
 
 
 def delta_classes(basis: Any, element: str | None) -> Any:
@@ -93,15 +99,10 @@ class Stream:
         plane = stored if len(stored) == count else decode_zstd(stored, count, None)
         return np.frombuffer(plane, np.uint8).astype(np.int64)
 
-    def symbols(self, count: int, bits: int) -> Any:
-        half = -(-count // 2)
-        if bits == 4:
-            pairs = self.coded(half)
-            symbols = np.concatenate([pairs & 15, pairs >> 4])[:count]
-        else:
-            symbols = self.coded(count)
+    def symbols(self, count: int) -> Any:
+        symbols = self.coded(count)
         escapes = self.number()
-        values = symbols - (1 << (bits - 1))
+        values = symbols - 128
         planes = np.array([self.coded(escapes) for _ in range(self.escape_width)]).T.astype(np.uint8)
         values[symbols == 0] = np.ascontiguousarray(planes).reshape(-1).view(f"<i{self.escape_width}")
         return values
@@ -115,32 +116,19 @@ class Stream:
                 places.append(place)
         return np.array(places, np.int64)
 
-    def bits(self, tiles: list[Any]) -> list[list[int]]:
-        """Sums of eights; their whole bytes, tile by tile; then, in the same way, the bits that are left over."""
-        lanes, columns = [], []
-        for tile in tiles:
-            eights = -(-len(tile) // 8)
-            widths = np.append(tile, np.zeros(-len(tile) % 8, int)).reshape(8, eights)[[0, 4, 2, 6, 1, 5, 3, 7]]
-            total = widths.sum(axis=0)
-            values = [0] * eights
-            for column in range(int((total // 8).max(initial=0))):
-                for eight in np.flatnonzero(total // 8 > column).tolist():
-                    values[eight] |= self.take(1)[0] << (8 * column)
-            lanes.append((widths, values))
-            columns.append(total % 8)
-        left = np.concatenate(columns) if columns else np.zeros(0, int)
-        extra = self.bits([left])[0] if len(left) > 1024 else list(self.take(len(left)))
-        result = []
-        for tile, (widths, values) in zip(tiles, lanes, strict=True):
-            numbers = [0] * widths.size
-            for eight, value in enumerate(values):
-                joined = value << int(widths[:, eight].sum() % 8) | extra.pop(0)
-                for lane in (7, 3, 5, 1, 6, 2, 4, 0):
-                    width = int(widths[[0, 4, 2, 6, 1, 5, 3, 7].index(lane), eight])
-                    numbers[lane * len(values) + eight] = joined & ((1 << width) - 1)
-                    joined >>= width
-            result.append(numbers[: len(tile)])
-        return result
+    def bits(self, widths: list[int]) -> list[int]:
+        """Numbers of these widths: those that are joined to one lie together, the last of them lowest."""
+        stored = self.take((sum(widths) + 7) // 8)
+        numbers, place, step = [0] * len(widths), 0, len(widths) // 16
+        for first in range(step):
+            lanes = [first + lane * step for lane in (15, 7, 11, 3, 13, 5, 9, 1, 14, 6, 10, 2, 12, 4, 8, 0)]
+            bits = int.from_bytes(stored[place // 8 : place // 8 + 9], "little") >> place % 8
+            for at in lanes:
+                numbers[at] = bits & ((1 << widths[at]) - 1)
+                bits >>= widths[at]
+                place += widths[at]
+        require(place % 8 == 0 or stored[-1] >> place % 8 == 0, "delta: bits after the last")
+        return numbers
 
 
 # --------------------------------------------------------------------------------------------------------- references

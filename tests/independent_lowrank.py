@@ -297,12 +297,12 @@ def decode_lowrank(data: bytes, length: int, element: str, words: bytes, classes
     for group in range(groups):
         members = np.flatnonzero(table[of >> 1] == group) if group else np.arange(count)
         if dense[group]:
-            difference[members] = stream.symbols(len(members), 8)
+            difference[members] = stream.symbols(len(members))
             continue
         members = members[stream.places()]
         difference[members] = 1
         members = members[stream.places()]
-        difference[members] = stream.symbols(len(members), 8)
+        difference[members] = stream.symbols(len(members))
     require(stream.position == len(stream.data), "lowrank: trailing bytes")
     difference[of % 2 == 1] *= -1
     low = (1 << (8 * width - 1)) - 1

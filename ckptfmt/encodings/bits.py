@@ -120,4 +120,3 @@ def unpack(packed: Words, widths: Widths) -> tuple[Words, Words]:
         parts[half:] = joined
         joined = parts
     return joined, joined >> widths.right[0]
-

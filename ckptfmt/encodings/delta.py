@@ -1,11 +1,11 @@
 """The encoding `delta`: a frame by its differences from a reference. Specified in docs/format/encodings/delta.md.
 
-Floats are mapped to integers in their own order and subtracted, so that a difference counts the representable values
-between two weights. Differences are grouped by the exponent of the reference value (`groups`). Where hardly an
-element of a group has changed, the places of the changes are stored, and else every difference is: scaled by its
-exponent to a symbol that is Huffman-coded (`streams`), and low bits that are noise and kept as they are (`bits`).
-XOR with byte planes, as ZipLLM's BitX has it (arXiv:2505.06252), is what is stored where that is smaller.
-There is no float types: every bit pattern comes back, on every machine.
+Words are subtracted as integers, so that a difference counts the representable values between two weights. How large
+one is to be expected follows from the exponent of the reference value (`groups`). Classes of exponents in which enough
+has changed are stored element by element: each difference is scaled by its exponent to a symbol that is Huffman-coded
+(`streams`), and low bits that are noise and kept as they are (`bits`). What changed elsewhere, and differences that are
+too wide for a symbol, stand in one list with their places. XOR with byte planes, as ZipLLM's BitX has it (arXiv:2505.06252), is what is stored where that is smaller.
+There is no float arithmetic: every bit pattern comes back, on every machine.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from ckptfmt.encodings.groups import (
     Grouping,
     choose_grouping,
     classes_of,
-    is_below,
+    parted,
     pieces_of,
-    places_of,
     widths_of,
 )
 from ckptfmt.encodings.planes import PLANES
@@ -79,12 +78,11 @@ class _Types(NamedTuple):
         differences: Words = np.subtract(words, basis).view(self.signed)
         return differences.astype(self.work, copy=False)
 
-    def add(self, basis: Words, differences: Words, out: Words) -> None:
-        """The inverse of `differences`, into `out`."""
-        np.add(basis, differences.astype(self.signed, copy=False).view(self.words), out=out)
+    def words_of(self, differences: Words) -> Words:
+        """What is added to words, modulo their range."""
+        return differences.astype(self.signed, copy=False).view(self.words)
 
 
-@functools.cache
 class Delta:
     """Stores a tensor by its differences from another: a fine-tuned one from its base, a step from the one before."""
 
@@ -163,6 +161,7 @@ def _check_lengths(length: int, reference: int) -> None:
         raise FormatError(f"a delta frame of {length} bytes has a reference of {reference}")
 
 
+@functools.cache
 def _types(element: str | None) -> _Types:
     _, width = kind_of(element)
     return _Types(word_type(width), np.dtype(f"<i{width}"), np.dtype(f"<i{max(width, 2)}"))
@@ -201,8 +200,7 @@ def _write_grouped(words: Words, basis: Words, element: str | None, types: _Type
         rest, changed = _write_rest(words, basis, element, types, grouping)
         parts += rest
     elif grouping.rest:
-        below = is_below(basis, element, grouping.rest)
-        places = places_of(below)
+        below, places = parted(basis, element, grouping.rest)
         rest, wide = _write_rest(words.take(places), basis.take(places), element, types, grouping)
         parts += rest
         changed = np.flatnonzero((words != basis) > below)
@@ -212,7 +210,7 @@ def _write_grouped(words: Words, basis: Words, element: str | None, types: _Type
     else:
         changed = np.flatnonzero(words != basis)
     differences = types.differences(words.take(changed), basis.take(changed))
-    return [*parts, write_gaps(changed), write_symbols(*to_symbols(differences, 8), 8)]
+    return [*parts, write_gaps(changed), write_symbols(*to_symbols(differences))]
 
 
 def _write_rest(
@@ -263,11 +261,11 @@ def _read_grouped(reader: Reader, basis: Words, element: str | None, types: _Typ
     else:
         words = basis.copy()
         if grouping.rest:
-            places = places_of(is_below(basis, element, grouping.rest))
+            _, places = parted(basis, element, grouping.rest)
             words[places] = _read_rest(reader, basis.take(places), element, types, grouping)
     changed = read_gaps(reader, len(basis))
-    differences = read_symbols(reader, len(changed), 8, types.work)(0, len(changed))
-    words[changed] = basis.take(changed) + differences.astype(types.signed, copy=False).view(types.words)
+    differences = read_symbols(reader, len(changed), types.work)
+    words[changed] = basis.take(changed) + types.words_of(differences)
     return words
 
 
@@ -287,34 +285,42 @@ def _read_rest(reader: Reader, basis: Words, element: str | None, types: _Types,
     words = np.empty(count, types.words)
     for tile in _tiles(count):
         widths = Widths(widths_of(classes_of(basis[tile], element), grouping.pivot))
-        half = len(widths.each) // 2
-        # Sixteen bits hold every number, and what wraps around on the way comes back.
-        numbers = np.empty(2 * half, np.int16)
+        size, half = tile.stop - tile.start, len(widths.each) // 2
         if grouping.symbol_bits == 8:
-            size = tile.stop - tile.start
+            numbers = np.empty(2 * half, np.int16)
             numbers[:size] = symbols[tile]
             numbers[size:] = 0
         else:
-            pairs = symbols[tile.start // 2 : tile.start // 2 + half]
-            # numpy shifts whole arrays of 16 bits three times as fast as those of 8.
-            numbers[:half] = pairs
-            np.right_shift(numbers[:half], np.int16(4), out=numbers[half:])
-            numbers[:half] <<= np.int16(12)
-            numbers[:half] >>= np.int16(12)
+            numbers = _apart(symbols[tile.start // 2 : tile.start // 2 + half])
+            if numbers[size:].any():
+                raise FormatError("a delta frame has one symbol too many")
         pairs, first = unpack(reader.plane(widths.packed_bytes), widths)
-        first, second = first.astype(np.int16), pairs.astype(np.int16)
+        first = first.astype(np.int16)
+        # Low bits of the second half are those of the pair less the first's, shifted as the second's symbol is. What
+        # leaves 16 bits on the way comes back.
         numbers[half:] -= first
         numbers <<= widths.each.astype(np.int16)
         numbers[:half] += first
-        numbers[half:] += second
-        difference = numbers[: tile.stop - tile.start]
+        numbers[half:] += pairs.astype(np.int16)
+        difference = numbers[:size]
         if planes:
             difference = difference.astype(types.work)
             for plane in reversed(planes):
                 difference <<= types.work.type(8)
                 difference |= plane[tile]
-        types.add(basis[tile], difference, words[tile])
+        np.add(basis[tile], types.words_of(difference), out=words[tile])
     return words
+
+
+def _apart(pairs: Words) -> Words:
+    """The inverse of `_pairs`: signed words of 16 bits, which numpy shifts three times as fast as bytes."""
+    half = len(pairs)
+    numbers = np.empty(2 * half, np.int16)
+    numbers[:half] = pairs
+    np.right_shift(numbers[:half], np.int16(4), out=numbers[half:])
+    numbers[:half] <<= np.int16(12)
+    numbers[:half] >>= np.int16(12)
+    return numbers
 
 
 DELTA: Final = Delta()

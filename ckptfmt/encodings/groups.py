@@ -10,12 +10,13 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
-from ckptfmt.encodings.streams import SymbolBits
 from ckptfmt.encodings.words import Words
+
+SymbolBits = Literal[4, 8]
 
 CLASSES: Final = 256
 MAX_WIDTH: Final = 8
@@ -70,11 +71,6 @@ class Grouping:
     pivot: int = 0
 
 
-def has_classes(element: str | None) -> bool:
-    """Tell whether elements of this type have exponents; integers and plain bytes all are of class 0."""
-    return element in _EXPONENTS
-
-
 def classes_of(words: Words, element: str | None) -> Words:
     """The class of each word: its exponent field, uint8. For F64, the field less 800, held within 0 to 255."""
     if element not in _EXPONENTS:
@@ -91,31 +87,30 @@ def classes_of(words: Words, element: str | None) -> Words:
     return fields.astype(np.uint8)
 
 
-def is_below(words: Words, element: str | None, rest: int) -> Words:
-    """Tell of each element whether its class is below `rest`, which is 1 to 255."""
+def parted(words: Words, element: str | None, rest: int) -> tuple[Words, Words]:
+    """Tell of each element whether its class is below `rest`, which is 1 to 255.
+
+    Returns:
+        One truth value an element, and where they are true, ascending.
+    """
     bits, lowest = _EXPONENTS.get(element or "", (0, 0))
+    count = len(words)
     if rest >= 1 << bits:
-        return np.ones(len(words), np.bool_)
-    below = np.empty(len(words), np.bool_)
+        return np.ones(count, np.bool_), np.arange(count)
+    room = np.empty(count + count // 8, np.bool_)
+    below = room[:count]
     bound = words.dtype.type((rest + lowest) << (8 * words.dtype.itemsize - bits))
-    for begin in range(0, len(words), _BLOCK):
+    for begin in range(0, count, _BLOCK):
         block = words[begin : begin + _BLOCK]
         np.less(block + block, bound, out=below[begin : begin + _BLOCK])  # The sign goes.
-    return below
-
-
-def places_of(chosen: Words) -> Words:
-    """Where `chosen` is true, ascending: what numpy.flatnonzero gives.
-
-    numpy looks for one after the other where less than a tenth of all is true, which takes twice as long until it is
-    hardly any: so what a tenth lacks is set behind.
-    """
-    found = int(np.count_nonzero(chosen))
-    lacking = len(chosen) // 10 - found
-    if not 0 < lacking < len(chosen) // _HARDLY_ANY:
-        return np.flatnonzero(chosen)
-    more = np.ones(lacking + lacking // 8 + 1, np.bool_)
-    return np.flatnonzero(np.concatenate((chosen, more)))[:found]
+    # numpy looks for one after the other where less than a tenth of all is true, which takes twice as long until it is
+    # hardly any: so what a tenth lacks is set behind.
+    found = int(np.count_nonzero(below))
+    lacking = count // 10 - found
+    end = count + (lacking + lacking // 8 + 1 if 0 < lacking < count // _HARDLY_ANY else 0)
+    room[count:end] = True
+    places: Words = np.flatnonzero(room[:end])[:found]
+    return below, places
 
 
 def widths_of(classes: Words, pivot: int) -> Words:

@@ -186,7 +186,7 @@ def _write_changes(changes: _Changes) -> list[bytes]:
     return [
         write_gaps(changes.places),
         write_gaps(others),
-        write_symbols(*to_symbols(changes.steps.take(others), 8), 8),
+        write_symbols(*to_symbols(changes.steps.take(others))),
     ]
 
 
@@ -194,7 +194,7 @@ def _write_all(changes: _Changes, count: int) -> bytes:
     """The steps of all elements of a group."""
     steps = np.zeros(count, changes.steps.dtype)
     steps[changes.places] = changes.steps
-    return write_symbols(*to_symbols(steps, 8), 8)
+    return write_symbols(*to_symbols(steps))
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -221,14 +221,14 @@ def _read_grouped(reader: Reader, count: int, element: str | None, basis: Basis)
         total = count if among is None else len(among)
         if dense[index] and among is not None:
             places = among
-            steps = read_symbols(reader, len(places), 8, work)(0, len(places))
+            steps = read_symbols(reader, len(places), work)
         else:
             places = read_gaps(reader, total)
             if among is not None:
                 places = among.take(places)
             others = read_gaps(reader, len(places))
             steps = np.ones(len(places), work)
-            steps[others] = read_symbols(reader, len(others), 8, work)(0, len(others))
+            steps[others] = read_symbols(reader, len(others), work)
         lower = classes.take(places) & np.uint8(1) != 0
         steps[lower] = -steps[lower]
         steps += _ordered(under.take(places), element)

@@ -7,8 +7,7 @@ docs/format/encodings/delta.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import zstandard
@@ -22,8 +21,7 @@ LENGTH_BYTES: Final = 4
 GAP_MORE: Final = 255
 """A gap byte that adds 255 and ends no gap."""
 
-SymbolBits = Literal[4, 8]
-
+_OFFSET: Final = 128
 _SAMPLE_BYTES: Final = 16 << 10
 _REPEATS_MUST_SAVE: Final = 0.95
 
@@ -104,85 +102,55 @@ def read_coded(reader: Reader, count: int) -> Words:
     return np.frombuffer(stored if length == count else decompress_exactly(stored, count), np.uint8)
 
 
-def to_symbols(numbers: Words, bits: SymbolBits) -> tuple[Words, Words]:
-    """Numbers as symbols of `bits` bits, and the numbers that do not fit.
+def to_symbols(numbers: Words) -> tuple[Words, Words]:
+    """Numbers as symbols of a byte, and the numbers that do not fit.
 
-    A number x with |x| < 2^(bits - 1) becomes x + 2^(bits - 1); the others become 0 and follow as escapes.
+    A number x with |x| < 128 becomes x + 128; the others become 0 and follow as escapes.
 
     Args:
         numbers: signed words of 16 bits or more; they are used up.
-        bits: 4 or 8.
 
     Returns:
         One byte a number, and the escapes in their order, in the dtype of `numbers`.
     """
-    half = 1 << (bits - 1)
     one = numbers.dtype.type(1)
-    numbers += numbers.dtype.type(half - 1)
+    numbers += numbers.dtype.type(_OFFSET - 1)
     unsigned = numbers.view(f"u{numbers.dtype.itemsize}")
-    places = np.flatnonzero(unsigned > 2 * half - 2)
+    places = np.flatnonzero(unsigned > 2 * _OFFSET - 2)
     numbers += one
-    escapes: Words = numbers[places] - numbers.dtype.type(half)
+    escapes: Words = numbers[places] - numbers.dtype.type(_OFFSET)
     symbols = numbers.astype(np.uint8)
     symbols[places] = 0
     return symbols, escapes
 
 
-def write_symbols(symbols: Words, escapes: Words, bits: SymbolBits) -> bytes:
-    """Store symbols, two to a byte where they have 4 bits, and escapes by the planes of their bytes."""
-    if bits == 4:
-        half = -(-len(symbols) // 2)
-        pairs = symbols[:half].copy()
-        pairs[: len(symbols) - half] |= symbols[half:] * np.uint8(16)
-        symbols = pairs
+def write_symbols(symbols: Words, escapes: Words) -> bytes:
+    """Store symbols, and escapes by the planes of their bytes."""
     planes = escapes.view(np.uint8).reshape(len(escapes), escapes.dtype.itemsize).T
     parts = [write_coded(symbols), number(len(escapes))]
     parts += [write_coded(np.ascontiguousarray(plane)) for plane in planes]
     return b"".join(parts)
 
 
-def read_symbols(reader: Reader, count: int, bits: SymbolBits, dtype: np.dtype[Any]) -> Callable[[int, int], Words]:
-    """Read `count` symbols.
-
-    Returns:
-        A function from `begin`, `end` to the numbers from `begin` to `end`, of type `dtype`. It is to be called for
-        consecutive ranges, each once.
+def read_symbols(reader: Reader, count: int, dtype: np.dtype[Any]) -> Words:
+    """Read `count` numbers, signed words of type `dtype`.
 
     Raises:
         FormatError: damaged, or there are not as many escapes as symbols that stand for one.
     """
-    if bits == 4:
-        half = -(-count // 2)
-        pairs = read_coded(reader, half)
-        symbols = np.empty(2 * half, np.uint8)
-        np.bitwise_and(pairs, np.uint8(15), out=symbols[:half])
-        np.right_shift(pairs, np.uint8(4), out=symbols[half:])
-        if symbols[count:].any():
-            raise FormatError("a delta frame has one symbol too many")
-        symbols = symbols[:count]
-    else:
-        symbols = read_coded(reader, count)
+    symbols = read_coded(reader, count)
     escaped = reader.number()
     if escaped > count:
         raise FormatError(f"a delta frame has {escaped} escapes for {count} symbols")
     planes = np.empty((escaped, dtype.itemsize), np.uint8)
     for index in range(dtype.itemsize):
         planes[:, index] = read_coded(reader, escaped)
-    escapes = planes.reshape(-1).view(dtype)
-    offset, used = dtype.type(1 << (bits - 1)), 0
-
-    def numbers(begin: int, end: int) -> Words:
-        nonlocal used
-        part = symbols[begin:end]
-        given = part.astype(dtype)
-        given -= offset
-        places = np.flatnonzero(part == 0)
-        if len(places) > escaped - used or (end == count and len(places) != escaped - used):
-            raise FormatError(f"a delta frame has {escaped} escapes, which do not fit its symbols")
-        given[places] = escapes[used : used + len(places)]
-        used += len(places)
-        return given
-
+    places = np.flatnonzero(symbols == 0)
+    if len(places) != escaped:
+        raise FormatError(f"a delta frame has {escaped} escapes, which do not fit its symbols")
+    numbers: Words = symbols.astype(dtype)
+    numbers -= dtype.type(_OFFSET)
+    numbers[places] = planes.reshape(-1).view(dtype)
     return numbers
 
 

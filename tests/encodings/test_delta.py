@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from ckptfmt.digest import FRAME_BYTES
 from ckptfmt.encodings.basis import Basis
-from ckptfmt.encodings.bits import FEW, BitReader, BitWriter
+from ckptfmt.encodings.bits import LANES, Widths, pack, unpack
 from ckptfmt.encodings.delta import DELTA, GROUPED_FORM, SAME_FORM, XOR_FORM
+from ckptfmt.encodings.groups import classes_of, parted
 from ckptfmt.encodings.streams import Reader, read_coded, read_gaps, write_coded, write_gaps
 from ckptfmt.errors import FormatError
 from tests.encodings.special import ELEMENTS, frames, word_bytes
@@ -160,22 +161,44 @@ def test_any_buffer_will_do(kind: type) -> None:
     assert bytes(DELTA.decode(kind(bytes(stored)), len(frame), "BF16", Basis(kind(reference.tobytes())))) == frame
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, FEW * 8, FEW * 8 + 1, 100_003])
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 100_003])
 @pytest.mark.parametrize("most", [0, 1, 3, 8])
 def test_bits_of_any_width_come_back(count: int, most: int) -> None:
     generator = np.random.default_rng(count + most)
-    tiles = [generator.integers(0, most, size, np.uint8, endpoint=True) for size in (count, count // 3)]
-    numbers = [generator.integers(0, 256, len(tile), np.uint16) & ((1 << tile.astype("u2")) - 1) for tile in tiles]
-    writer = BitWriter()
-    for tile, given_ in zip(tiles, numbers, strict=True):
-        writer.add(given_, tile)
-    packed = writer.finish()
-    assert len(packed) <= sum(int(tile.sum()) for tile in tiles) / 8 + FEW
-    reader = Reader(packed)
-    bits = BitReader(reader, tiles)
-    reader.finish()
-    for index, expected in enumerate(numbers):
-        assert np.array_equal(bits.tile(index), expected)
+    wanted = generator.integers(0, most, count, np.uint8, endpoint=True)
+    widths = Widths(wanted.copy())
+    assert len(widths.each) % LANES == 0
+    half = len(widths.each) // 2
+    assert np.array_equal(widths.each[:half], np.append(wanted, np.zeros(-count % LANES, np.uint8))[:half])
+    assert (widths.each[:half] + widths.each[half:] <= 8).all()
+    numbers = generator.integers(0, 256, len(widths.each), np.uint8) & ((1 << widths.each.astype("u2")) - 1).astype(
+        "u1"
+    )
+    packed = np.frombuffer(pack(numbers, widths), np.uint8)
+    assert len(packed) == widths.packed_bytes == -(-int(widths.each.sum(dtype=int)) // 8)
+    pairs, first = unpack(packed, widths)
+    assert np.array_equal(first, numbers[:half])
+    assert np.array_equal(pairs - (first << widths.each[half:]), numbers[half:])
+    if widths.length % 8:
+        damaged = packed.copy()
+        damaged[-1] |= 0x80
+        with pytest.raises(FormatError, match="after its last number"):
+            unpack(damaged, widths)
+
+
+@pytest.mark.parametrize("element", ELEMENTS, ids=str)
+@pytest.mark.parametrize("rest", [1, 16, 31, 118, 255])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.06, 0.3])
+def test_classes_below_a_bound_are_found(element: str | None, rest: int, share: float) -> None:
+    """By comparisons of words, whose places numpy is made to find quickly."""
+    width = word_bytes(element)
+    generator = np.random.default_rng(rest)
+    words = generator.integers(0, 1 << 63, 5000, np.uint64).astype(f"<u{width}")
+    words[generator.random(5000) > share] |= words.dtype.type(((1 << 8 * width) - 1) >> 1)
+    expected = classes_of(words, element) < rest
+    below, places = parted(words, element, rest)
+    assert np.array_equal(below, expected)
+    assert np.array_equal(places, np.flatnonzero(expected))
 
 
 @relaxed
