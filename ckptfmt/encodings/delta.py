@@ -4,8 +4,9 @@ Words are subtracted as integers, so that a difference counts the representable 
 one is to be expected follows from the exponent of the reference value (`groups`). Classes of exponents in which enough
 has changed are stored element by element: each difference is scaled by its exponent to a symbol that is Huffman-coded
 (`streams`), and low bits that are noise and kept as they are (`bits`). What changed elsewhere, and differences that are
-too wide for a symbol, stand in one list with their places. XOR with byte planes, as ZipLLM's BitX has it (arXiv:2505.06252), is what is stored where that is smaller.
-There is no float arithmetic: every bit pattern comes back, on every machine.
+too wide for a symbol, stand in one list with their places. XOR with byte planes, as ZipLLM's BitX has it
+(arXiv:2505.06252), is what is stored where that is smaller. There is no float arithmetic: every bit pattern comes back,
+on every machine.
 """
 
 from __future__ import annotations

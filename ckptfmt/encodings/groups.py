@@ -80,7 +80,8 @@ def classes_of(words: Words, element: str | None) -> Words:
     shift = fields.dtype.type(8 * fields.dtype.itemsize - bits)
     if not lowest:
         classes = np.empty(len(words), np.uint8)
-        return np.right_shift(fields, shift, out=classes, casting="unsafe")
+        np.right_shift(fields, shift, out=classes, casting="unsafe")
+        return classes
     fields >>= shift
     fields = np.clip(fields, lowest, lowest + CLASSES - 1)
     fields -= fields.dtype.type(lowest)
