@@ -264,6 +264,13 @@ def test_bounds_of_bytes_and_opcodes(monkeypatch):
     assert cut_bytes(zipped(b"\x80\x06N.", {}), NAME) == Opaque("a pickle of protocol 6")
 
 
+def test_the_bound_of_what_a_pickle_makes(monkeypatch):
+    monkeypatch.setattr(pickle_reader, "MAX_CONTAINERS", 50)
+    assert isinstance(cut(b"]0" * 40 + b"N"), Cut)
+    assert "lists, tuples, dicts" in cut(b"]0" * 60 + b"N").reason
+    assert "lists, tuples, dicts" in cut(b"](" + b"]" * 60 + b"e").reason
+
+
 def test_what_the_bounds_must_let_pass(monkeypatch):
     deep = b"]" * 90 + b"a" * 89
     assert isinstance(cut(deep), Cut)

@@ -89,14 +89,35 @@ class Switching:
 
 
 @dataclass
+class Scripted:
+    """Each phase runs one actor until the call it makes next is the one that is waited for; then anyone, in order.
+
+    Args:
+        phases: number of an actor, and what ends its phase.
+    """
+
+    phases: list[tuple[int, Callable[[str], bool]]]
+    actors: Sequence[Running] = ()
+
+    def choose(self, ready: Sequence[int], step: int) -> int:
+        while self.phases:
+            number, ends = self.phases[0]
+            if number in ready and not ends(self.actors[number].pending):
+                return number
+            self.phases.pop(0)
+        return ready[0]
+
+
+@dataclass
 class Running:
-    """One actor: what it does, what it may answer, and where it stands."""
+    """One actor: what it does, and where it stands: `pending` is the call that it makes next, with its paths."""
 
     act: Callable[[], object]
     cache: Path
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     ended: bool = False
     waiting: str = ""
+    pending: str = ""
     error: BaseException | None = None
 
 
@@ -127,6 +148,8 @@ class Stepper:
         self.actors = [Running(act, caches / str(number)) for number, act in enumerate(actors)]
         self.taken: list[int] = []
         self._policy, self._reads, self._also = policy, reads, also
+        if isinstance(policy, Scripted):
+            policy.actors = self.actors
         self._stepped, self._finished = stepped, finished
         self._back = threading.Semaphore(0)
         self._here = threading.local()
@@ -138,7 +161,7 @@ class Stepper:
     def before(self, call: str, arguments: tuple[object, ...]) -> None:
         actor = self._actor()
         assert actor is not None, f"{call} is made by a thread that is no actor's"
-        self._wait(actor, call)
+        self._wait(actor, call, arguments)
         if self._also is not None:
             self._also.before(call, arguments)
 
@@ -146,15 +169,15 @@ class Stepper:
         if self._also is not None:
             self._also.after(call, arguments, result)
 
-    def at_read(self, call: str) -> None:
+    def at_read(self, call: str, arguments: tuple[object, ...]) -> None:
         """A read of the store is about to be made; those of threads that only help an actor take no turns."""
         actor = self._actor()
         if actor is not None:
-            self._wait(actor, call)
+            self._wait(actor, call, arguments)
 
-    def _wait(self, actor: Running, call: str) -> None:
+    def _wait(self, actor: Running, call: str, arguments: tuple[object, ...]) -> None:
         if not self._stopped:
-            actor.waiting = call
+            actor.waiting, actor.pending = call, " ".join((call, *(x for x in arguments if isinstance(x, str))))
             self._back.release()
             actor.turn.acquire()
         if self._stopped:
@@ -163,7 +186,7 @@ class Stepper:
     def _body(self, actor: Running) -> None:
         self._here.actor = actor
         try:
-            self._wait(actor, "")
+            self._wait(actor, "", ())
             actor.act()
         except BaseException as error:  # noqa: BLE001 - who asked for it sees it
             actor.error = error
@@ -227,7 +250,7 @@ class Stepper:
 def _reads_taking_turns(patch: pytest.MonkeyPatch, stepper: Stepper) -> Iterator[None]:
     def turning(call: str, original: Any) -> Any:
         def read(storage: LocalStorage, *arguments: object) -> Any:
-            stepper.at_read(call)
+            stepper.at_read(call, arguments)
             return original(storage, *arguments)
 
         return read

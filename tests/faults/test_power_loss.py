@@ -301,18 +301,18 @@ def test_power_lost_in_a_gc_after_a_killed_run(
 def test_power_lost_after_two_killed_runs(
     name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, counted_for_a_release: Tally
 ) -> None:
-    """Every call of the first run, each fifth of the second, every prefix of the third."""
+    """Every second call of the first run, each tenth of the second, every prefix of the third."""
     verb = BY_NAME[name]
     place, expected = start(quick, verb, monkeypatch)
     resumed = Resumed(verb, place, quick)
     looking = looking_at(verb, expected, place, quick / "state")
-    for killed in range(len(resumed.events)):
+    for killed in range(0, len(resumed.events), 2):
         first = resumed.events[:killed]
         disk, again = resumed.after(first)
         if again is None:
             continue
         replay(looking, disk, again, drops=verb.drops)
-        for number in range(1 + killed % 5, len(again), 5):
+        for number in range(1 + killed % 10, len(again), 10):
             disk, third = resumed.after(first, again[:number])
             if third is not None:
                 replay(looking, disk, third, drops=verb.drops)

@@ -110,7 +110,7 @@ class Machine:
 
     def power_cycle(self, at: int | None) -> bool:
         """Run the verb until the power goes after call `at` (None: when it is done); whether anything seen was lost."""
-        shutil.copyfile(self.before, self.image)
+        self._as_before()
         switch = Switch(self.disk, -1 if at is None else at)
         with mounted(self.image, self.disk, self.options):
             try:
@@ -129,8 +129,13 @@ class Machine:
             run_again(self.verb, self.place, self.expected)
         return lost
 
-    def calls(self) -> int:
+    def _as_before(self) -> None:
+        """The disk; and no catalog that remembers what was done on another. It outlives the power loss itself."""
         shutil.copyfile(self.before, self.image)
+        shutil.rmtree(os.environ["CKPTFMT_CACHE"], ignore_errors=True)
+
+    def calls(self) -> int:
+        self._as_before()
         counter = seam.Counter()
         with mounted(self.image, self.disk, self.options), durable.observed(counter):
             self.verb.act(self.place)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.faults.actors import ACTORS, MEETINGS, Scene, Stage, check_outcomes
 from tests.faults.figures import Tally, tally
-from tests.faults.stepping import ByPriority, Policy, Randomly, Stepper, Switching
+from tests.faults.stepping import ByPriority, Policy, Randomly, Scripted, Stepper, Switching
 
 IN_CI = 45
 """Schedules of a meeting."""
@@ -98,6 +99,35 @@ def meet(name: str, count: int, quick: Path) -> tuple[int, int, int]:
 def test_whoever_meets(name: str, quick: Path, counted: Tally) -> None:
     schedules, steps, looks = meet(name, IN_CI, quick)
     counted.add(name, schedules=schedules, steps=steps, looks=looks)
+
+
+def after_steps(count: int) -> Callable[[str], bool]:
+    """Ends a phase after so many calls."""
+    left = itertools.count(count, -1)
+    return lambda _pending: next(left) <= 0
+
+
+@pytest.mark.parametrize("writer", ["import", "import against a base"])
+def test_a_name_that_appears_while_gc_looks_for_names(writer: str, quick: Path) -> None:
+    """What gc took out after the writer confirmed it, and looks for reasons to keep: wherever it looks just then.
+
+    gc plans; the writer claims, confirms, and is about to give the name; gc takes out, takes over, and looks so far;
+    the writer gives the name and takes its claim back; gc goes on.
+    """
+    stage = Stage(quick)
+    looked, steps = True, 0
+    while looked:
+        phases: list[tuple[int, Callable[[str], bool]]] = [
+            (1, lambda pending: pending.startswith("mkdir") and "/trash/" in pending),
+            (0, lambda pending: pending.startswith("link") and "/refs/" in pending),
+            (1, lambda pending: pending.startswith("rename") and pending.count("/trash/") == 2),
+            (1, after_steps(steps)),
+            (0, lambda _pending: False),
+        ]
+        stepper = run(stage, (writer, "gc"), Scripted(phases), reads=True)
+        looked = 1 in stepper.taken[max(at for at, number in enumerate(stepper.taken) if number == 0) :]
+        steps += 1
+    assert steps > 20
 
 
 @pytest.mark.torture

@@ -147,6 +147,18 @@ def test_frame_tables_that_do_not_fit(changes: dict[str, object]) -> None:
         _parse(_changed(**changes))
 
 
+def test_a_frame_that_takes_more_than_it_decodes_to() -> None:
+    fields = {"encoding": "zstd", "length": 3, "sums": "0" * 32, "frames": [5]}
+    name = digest_of(b"odd")
+    document = {
+        "__metadata__": {"ckptfmt": "shard/1", name: json.dumps(fields)},
+        name: {"dtype": "U8", "shape": [5], "data_offsets": [0, 5]},
+    }
+    text = json.dumps(document).encode()
+    with pytest.raises(FormatError, match="frame table"):
+        _parse(len(text).to_bytes(8, "little") + text + b"12345")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [

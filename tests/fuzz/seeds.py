@@ -1,4 +1,8 @@
-"""Sound inputs of each target, that fuzzing starts from: `python -m tests.fuzz.seeds DIRECTORY` writes them."""
+"""Inputs that fuzzing starts from: sound ones of each target, and the corpora that were kept, one archive a target.
+
+`python -m tests.fuzz.seeds DIRECTORY` writes sound inputs, a directory a target; `… DIRECTORY pack` makes the archives
+of `corpus/` of such a directory.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,11 @@ import io
 import json
 import re
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ckptfmt.digest import digest_of
 from ckptfmt.encodings.basis import Basis
@@ -24,6 +28,7 @@ from tests.fuzz import targets
 from tests.store.making import safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
+CORPUS = Path(__file__).resolve().parent / "corpus"
 GOLDEN = ROOT / "tests" / "format" / "golden"
 
 
@@ -73,6 +78,8 @@ def _sized(file: bytes) -> bytes:
 
 
 def _pickles() -> Iterator[tuple[str, bytes]]:
+    import torch
+
     buffer = io.BytesIO()
     weight = torch.arange(4.0)
     torch.save({"a": weight, "b": weight.view(2, 2).t(), "n": [1, "x", None, (2.5,)]}, buffer)
@@ -122,5 +129,21 @@ def write(directory: Path) -> None:
         (place / digest_of(data)[:16]).write_bytes(data)
 
 
+def pack(directory: Path) -> None:
+    """Of each target what is below `directory`, the shortest first, in an archive that is the same for the same."""
+    CORPUS.mkdir(exist_ok=True)
+    for place in sorted(directory.iterdir()):
+        inputs = sorted({path.read_bytes() for path in place.iterdir()}, key=lambda data: (len(data), data))
+        with zipfile.ZipFile(CORPUS / f"{place.name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for data in inputs:
+                archive.writestr(zipfile.ZipInfo(digest_of(data)[:16], (1980, 1, 1, 0, 0, 0)), data)
+
+
+def unpack(target: str) -> dict[str, bytes]:
+    """The corpus of a target, by name."""
+    with zipfile.ZipFile(CORPUS / f"{target}.zip") as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    (pack if "pack" in sys.argv else write)(Path(sys.argv[1]))

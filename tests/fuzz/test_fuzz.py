@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 
 from tests.faults.figures import Tally, tally
+from tests.fuzz.seeds import unpack
 from tests.fuzz.targets import TARGETS
 
 HERE: Final = Path(__file__).resolve().parent
@@ -51,9 +52,10 @@ def counted_for_a_release() -> Iterator[Tally]:
         yield counting
 
 
-def corpus(name: str) -> list[bytes]:
+def corpus(name: str) -> dict[str, bytes]:
     """What fuzzing kept, and what it once found."""
-    return [path.read_bytes() for kind in ("corpus", "regressions") for path in sorted((HERE / kind / name).glob("*"))]
+    found = {path.name: path.read_bytes() for path in sorted((HERE / "regressions" / name).glob("*"))}
+    return {**unpack(name), **found}
 
 
 def changed(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
@@ -80,12 +82,12 @@ def changed(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_corpus_and_what_is_near_it(name: str) -> None:
-    inputs = corpus(name)
+    inputs = list(corpus(name).values())
     assert len(inputs) > 1
     chance = random.Random(name)
     target = TARGETS[name]
     for data in inputs:
-        for trial in (data, *(changed(data, chance, inputs) for _ in range(CHANGES if len(inputs) < 100 else 20))):
+        for trial in (data, *(changed(data, chance, inputs) for _ in range(CHANGES if len(inputs) < 50 else 20))):
             begin = time.monotonic()
             target.run(trial)
             assert time.monotonic() - begin < SLOWEST_SECONDS
@@ -93,9 +95,12 @@ def test_the_corpus_and_what_is_near_it(name: str) -> None:
 
 def fuzz(name: str, runs: int, scratch: Path) -> int:
     """Fuzz in a process of its own, with limits of time and memory; how many inputs were run."""
-    place = scratch / name
-    place.mkdir(exist_ok=True)
-    arguments = [f"-runs={runs}", "-seed=1", f"-artifact_prefix={place}-", str(place), str(HERE / "corpus" / name)]
+    place, kept = scratch / "found", scratch / "kept"
+    for directory in (place, kept):
+        directory.mkdir()
+    for each, data in corpus(name).items():
+        (kept / each).write_bytes(data)
+    arguments = [f"-runs={runs}", "-seed=1", f"-artifact_prefix={scratch}/", str(place), str(kept)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.run", name, *arguments],
         cwd=ROOT,

@@ -47,7 +47,6 @@ DECODERS: Final = (
     "tests/encodings/test_delta_hostile.py",
     "tests/encodings/test_lowrank_hostile.py",
 )
-BAD_INPUT: Final = ("tests/transfer/test_bad_input.py",)
 ROUND_TRIP: Final = ("tests/transfer/test_round_trip.py",)
 REFS: Final = ("tests/store/test_refs.py",)
 LOCAL: Final = ("tests/storage/test_local.py",)

@@ -9,15 +9,17 @@ from typing import Final
 
 from tests.planted.bug import Bug
 from tests.planted.reading import READING
+from tests.planted.reclaiming import RECLAIMING
 from tests.planted.writing import WRITING
 
-BUGS: Final[tuple[Bug, ...]] = (*WRITING, *READING)
+BUGS: Final[tuple[Bug, ...]] = (*WRITING, *READING, *RECLAIMING)
 
 IN_CI: Final = (
     "a generation's directory is not synced",
     "what stands already is not settled by anyone",
     "a name is replaced, not created",
     "nothing is confirmed",
+    "gc believes names that are not durable",
     "frames are not checked",
     "a pickle may end with bytes left",
     "a short write is taken for a whole one",

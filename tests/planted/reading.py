@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.planted.bug import BAD_INPUT, DECODERS, HEADERS, LOCAL, PICKLES, ROT, ROUND_TRIP, SHARDS, ZIPS, Bug
+from tests.planted.bug import DECODERS, HEADERS, LOCAL, PICKLES, ROT, ROUND_TRIP, SHARDS, ZIPS, Bug
 
 READING: Final[tuple[Bug, ...]] = (
     # Damage.
@@ -84,28 +84,28 @@ READING: Final[tuple[Bug, ...]] = (
         "transfer/restoring.py",
         "if out.length != file.size or sha.hexdigest() != file.sha256:",
         "if out.length != file.size:",
-        ("tests/store/test_objects.py", "tests/transfer", "tests/format/test_damage.py"),
+        ("tests/store/test_last_checks.py",),
     ),
     Bug(
         "verify reads one copy only",
         "store/objects.py",
         "        for copy in copies:\n            try:\n                self._verify_copy(digest, copy)",
         "        for copy in copies[:1]:\n            try:\n                self._verify_copy(digest, copy)",
-        ("tests/api/test_verify.py", "tests/exactness/test_damaged.py"),
+        ("tests/store/test_last_checks.py",),
     ),
     Bug(
         "a file that changes while it is read is taken",
         "transfer/stream.py",
         "if self._passed != self.size or stamp_of(os.fstat(self._descriptor)) != self._stamp:",
         "if self._passed != self.size:",
-        BAD_INPUT,
+        ("tests/store/test_last_checks.py",),
     ),
     Bug(
         "what is encoded is not decoded again",
         "store/object_writer.py",
         '    return stored if memoryview(decode(stored)).cast("B") == memoryview(frame).cast("B") else frame',
         "    return stored",
-        ("tests/store/test_objects.py", "tests/store/test_against.py", "tests/store/test_shards.py"),
+        ("tests/store/test_last_checks.py",),
     ),
     Bug(
         "objects may be stored against themselves",
@@ -303,7 +303,7 @@ READING: Final[tuple[Bug, ...]] = (
         "storage/appearing.py",
         "    if os.path.lexists(target) and (os.path.islink(target)",
         "    if False and (os.path.islink(target)",
-        ROUND_TRIP,
+        ("tests/storage/test_appearing.py",),
     ),
     Bug(
         "the catalog is never filled again",

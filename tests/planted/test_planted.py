@@ -71,7 +71,7 @@ def planted(bug: Bug, source: str) -> str:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     root = tmp_path_factory.mktemp("planted")
-    ignored = shutil.ignore_patterns("__pycache__", "corpus", "planted")
+    ignored = shutil.ignore_patterns("__pycache__", "planted")
     for name in COPIED:
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
     shutil.copy2(ROOT / "pyproject.toml", root / "pyproject.toml")

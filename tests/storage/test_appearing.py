@@ -35,6 +35,34 @@ def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_a_target_that_is_occupied_is_refused_before_anything_is_built(kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    if kind == "file":
+        target.write_text("x")
+    elif kind == "link":
+        target.symlink_to("nowhere")
+    else:
+        target.mkdir()
+        (target / "theirs").write_text("x")
+    recorder = seam.Recorder()
+    with (
+        pytest.raises(Conflict) as caught,
+        durable.observed(recorder),
+        appearing(str(target)),
+    ):
+        raise AssertionError("it was begun")
+    assert caught.value.code == "target-exists"
+    assert recorder.events == []
+
+
+def test_an_empty_directory_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    with appearing(f"{tmp_path}/target") as building:
+        durable.mkdir(f"{building}/below")
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["below"]
+
+
 def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(Conflict), appearing(f"{tmp_path}/target") as building:
         durable.mkdir(f"{building}/below")

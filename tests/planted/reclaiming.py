@@ -1,0 +1,103 @@
+"""Bugs of gc: what it relies on, in which order it looks, what it leaves to others."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.planted.bug import Bug, meet
+
+GC: Final = ("tests/gc/test_gc.py",)
+
+
+def after(*verbs: str) -> tuple[str, ...]:
+    name = "tests/faults/test_power_loss.py::test_power_lost_in_a_gc_after_a_killed_run"
+    return tuple(f"{name}[{verb}]" for verb in verbs)
+
+
+RECLAIMING: Final[tuple[Bug, ...]] = (
+    Bug(
+        "gc relies on shards that are not durable",
+        "store/gc_run.py",
+        "        self._storage.settle(listed.key for prefix in _PLACES for listed in self._storage.list(prefix))\n",
+        "",
+        after("optimize"),
+    ),
+    Bug(
+        "gc believes names that are not durable",
+        "store/gc_run.py",
+        "        self._storage.settle(names - self._certain)\n",
+        "",
+        after("rm", "import-again-changed"),
+    ),
+    Bug(
+        "refs are listed before claims",
+        "store/roots.py",
+        "    return Roots(*map(frozenset, (current, earlier, claimed, records, kept)))",
+        "    claimed = _claimed(store, now_ns)\n"
+        "    return Roots(*map(frozenset, (current, earlier, claimed, records, kept)))",
+        ("tests/faults/test_schedules.py::test_a_name_that_appears_while_gc_looks_for_names",),
+    ),
+    Bug(
+        "claims are no roots",
+        "store/roots.py",
+        "    claimed = _claimed(store, now_ns)\n",
+        "    claimed: set[str] = set()\n",
+        GC,
+    ),
+    Bug(
+        "what is needed is not brought back",
+        "store/gc_run.py",
+        "        back = [key for key in gone if bring_back(self._storage, key)]",
+        "        back = gone",
+        (*GC, *meet("import + gc", "import against a base + gc")),
+    ),
+    Bug(
+        "what stays is not proven",
+        "store/gc_run.py",
+        "            if not unsound:\n",
+        "            if True:\n",
+        GC,
+    ),
+    Bug(
+        "roots are those of the plan",
+        "store/gc_run.py",
+        "            if not self._all_in_place(marker, live, found):\n                continue\n",
+        "",
+        (*GC, *meet("import + gc", "import against a base + gc")),
+    ),
+    Bug(
+        "a run that was only begun is taken over",
+        "store/gc_plan.py",
+        "        return is_unfinished_old(run.marked_ns, now_ns)\n",
+        "        return now_ns - run.marked_ns >= grace_seconds * 1e9\n",
+        meet("gc + another gc"),
+    ),
+    Bug(
+        "readers do not look into the trash",
+        "store/trash.py",
+        "        except NotFound as error:\n            missing = error\n        for _ in range(_LOOKS):",
+        "        except NotFound as error:\n            missing = error\n        for _ in range(0):",
+        GC,
+    ),
+    Bug(
+        "verify does not look into the trash",
+        "api/checking.py",
+        "read_shard_header(store.readable, shard)",
+        "read_shard_header(store.storage, shard)",
+        after("import-encoded"),
+    ),
+    Bug(
+        "writers do not bring documents back",
+        "store/publish.py",
+        "    if not bring_back(storage, manifest_key(digest)):\n        store.put_manifest(manifest)\n",
+        "",
+        (*GC, *meet("import + gc", "import over + gc")),
+    ),
+    Bug(
+        "what is younger than the grace goes",
+        "store/gc_plan.py",
+        "    return now_ns - run.marked_ns >= grace_seconds * 1e9\n",
+        "    return True\n",
+        GC,
+    ),
+)
