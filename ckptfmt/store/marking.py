@@ -72,15 +72,17 @@ class Marker:
         self.objects -= self.hoped  # Claims may have ended, or become refs.
         self.manifests, self.records, self._whole = self._certain
         self._needed = self.objects
-        self._follow([(digest, True) for digest in roots.current], set(), roots)
-        self._follow([(digest, False) for digest in roots.earlier], set(roots.records), roots)
+        self._follow([(digest, True) for digest in roots.current], set(), roots, roots.kept)
+        self._follow([(digest, False) for digest in roots.earlier], set(roots.records), roots, roots.kept)
         self._certain = set(self.manifests), set(self.records), set(self._whole)
         self._needed = set()
-        self._follow([(digest, False) for digest in roots.claimed], set(roots.claimed), roots)
+        self._follow(
+            [(digest, False) for digest in roots.claimed], set(roots.claimed), roots, roots.kept | roots.claimed
+        )
         self.hoped = self._needed - self.objects
         self.objects |= self.hoped
 
-    def _follow(self, waiting: list[tuple[str, bool]], records: set[str], roots: Roots) -> None:
+    def _follow(self, waiting: list[tuple[str, bool]], records: set[str], roots: Roots, whole: frozenset[str]) -> None:
         while waiting:
             digest, required = waiting.pop()
             if digest in self.manifests:
@@ -95,7 +97,7 @@ class Marker:
             if outline.lineage is not None and outline.lineage.parent is not None:
                 waiting.append((outline.lineage.parent, required))
         for digest in records:
-            self._mark_record(digest, whole=digest in roots.kept or digest in roots.claimed, roots=roots)
+            self._mark_record(digest, whole=digest in whole, roots=roots)
 
     def _mark_record(self, digest: str, *, whole: bool, roots: Roots) -> None:
         if digest in self._whole or (digest in self.records and not whole):
