@@ -31,7 +31,7 @@ def measure(place: Workplace) -> list[Figure]:
     count = 500 if place.quick else 10_000
     note(f"a store of {count:,} manifests of {_TENSORS} tensors")
     store = place.directory / "listed"
-    _make_store(store, count)
+    make_store(store, count)
     cache = place.directory / "listed-cache"
     list_all = [*command("ls"), "--store", str(store)]
     cold, warm = [], []
@@ -53,7 +53,7 @@ def measure(place: Workplace) -> list[Figure]:
     ]
 
 
-def _make_store(path: Path, count: int) -> None:
+def make_store(path: Path, count: int) -> None:
     """Write documents and shards as an import would, without making each of them durable."""
     Store.init(path).close()
     objects = _Objects(path)

@@ -135,16 +135,19 @@ def plan_gc(
 def measured(store: Store, marker: Marker) -> Survey:
     """Choose the copies that stay of all that was marked.
 
+    What only claims need may be nowhere: a writer confirms it after its claim, and writes it again.
+
     Raises:
         IncompleteStore: objects that are needed are nowhere.
     """
     bases = all_outside(store)
     found = survey(store, marker.objects, lambda digest: bases.has(digest.hex()))
-    if found.choice.missing:
+    missing = found.choice.missing - marker.hoped
+    if missing:
         unreadable = "".join(f"; {error.message}" for error in list(store.unreadable_shards.values())[:1])
         raise IncompleteStore(
-            f"nothing was freed: {len(found.choice.missing)} objects that are needed are in no shard{unreadable}",
-            digest=min(found.choice.missing).hex(),
+            f"nothing was freed: {len(missing)} objects that are needed are in no shard{unreadable}",
+            digest=min(missing).hex(),
             hint="ckptfmt fsck",
         )
     return found

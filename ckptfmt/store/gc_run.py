@@ -115,7 +115,8 @@ class _GcRun:
         """Write the new shards.
 
         Returns:
-            Shards whose objects could not be moved because one of them is damaged: they stay.
+            Shards whose objects could not be moved because one of them is damaged, or was taken out by another run
+            meanwhile: they stay.
         """
         stay: set[str] = set()
         if self._plan.new_shards:
@@ -125,7 +126,8 @@ class _GcRun:
                 objects = write_new_shard(self._storage, new, self._progress)
             except (DigestMismatch, NotFound) as error:
                 stay |= {shard for shard, _ in new.sources}
-                self.done.problems.append(error.message)
+                if isinstance(error, DigestMismatch):
+                    self.done.problems.append(error.message)
                 continue
             self._store.catalog().add_shard(new.digest, new.size, objects)
             self.done.written_bytes += new.size
@@ -171,6 +173,7 @@ class _GcRun:
             )
             found = measured(self._store, marker)
             live = {use.digest for use in found.live_shards()} | _holding(self._store, owned, doubtful)
+            live |= _unreadable(owned, found)
             if not self._all_in_place(marker, live, found):
                 continue
             unsound = _unsound(self._store, owned, found, live, self._progress)
@@ -233,6 +236,12 @@ class _GcRun:
         # The markers last: what is left of a run that was stopped here is still due.
         self._storage.discard(keys)
         self._storage.discard([run.prefix + MARKER for run in owned])
+
+
+def _unreadable(owned: list[Run], found: Survey) -> set[str]:
+    """Shards of these runs of which nobody knows what they hold: they all stay."""
+    known = {use.digest for use in found.uses.values()}
+    return {shard for run in owned for value in run.values if (shard := shard_of(value.key)) and shard not in known}
 
 
 def _holding(store: Store, owned: list[Run], doubtful: set[bytes]) -> set[str]:

@@ -50,6 +50,7 @@ class Marker:
     Attributes:
         manifests, records: digests of the documents that were reached and are there.
         objects: digests, 32 bytes each, of the objects that they need.
+        hoped: those of them that only claims need: a writer that is not done yet may still have to write them (again).
     """
 
     def __init__(self, store: Store) -> None:
@@ -58,6 +59,9 @@ class Marker:
         self.manifests: set[str] = set()
         self.records: set[str] = set()
         self.objects: set[bytes] = set()
+        self.hoped: set[bytes] = set()
+        self._needed = self.objects
+        self._certain = self.manifests, self.records, self._whole
 
     def mark(self, roots: Roots) -> None:
         """Follow `roots`.
@@ -65,9 +69,20 @@ class Marker:
         Raises:
             IncompleteStore, IntegrityError: a document that must be there is not, or is damaged.
         """
-        waiting = [(digest, True) for digest in roots.current]
-        waiting += [(digest, False) for digest in (*roots.earlier, *roots.claimed)]
-        records = {*roots.records, *roots.claimed}
+        self.objects -= self.hoped  # Claims may have ended, or become refs.
+        self.manifests, self.records, self._whole = self._certain
+        self._needed = self.objects
+        self._follow([(digest, True) for digest in roots.current], set(), roots, roots.kept)
+        self._follow([(digest, False) for digest in roots.earlier], set(roots.records), roots, roots.kept)
+        self._certain = set(self.manifests), set(self.records), set(self._whole)
+        self._needed = set()
+        self._follow(
+            [(digest, False) for digest in roots.claimed], set(roots.claimed), roots, roots.kept | roots.claimed
+        )
+        self.hoped = self._needed - self.objects
+        self.objects |= self.hoped
+
+    def _follow(self, waiting: list[tuple[str, bool]], records: set[str], roots: Roots, whole: frozenset[str]) -> None:
         while waiting:
             digest, required = waiting.pop()
             if digest in self.manifests:
@@ -82,7 +97,7 @@ class Marker:
             if outline.lineage is not None and outline.lineage.parent is not None:
                 waiting.append((outline.lineage.parent, required))
         for digest in records:
-            self._mark_record(digest, whole=digest in roots.kept or digest in roots.claimed, roots=roots)
+            self._mark_record(digest, whole=digest in whole, roots=roots)
 
     def _mark_record(self, digest: str, *, whole: bool, roots: Roots) -> None:
         if digest in self._whole or (digest in self.records and not whole):
@@ -96,7 +111,7 @@ class Marker:
             self._need(outline)
 
     def _need(self, outline: _Outline) -> None:
-        need = self.objects.update
+        need = self._needed.update
         for file in outline.files:
             need(bytes.fromhex(each) for each in (file.content, file.skeleton) if each is not None)
             need([bytes.fromhex(extent.digest) for extent in file.extents])
