@@ -12,6 +12,7 @@ from ckptfmt.store.store import Store as Engine
 
 if TYPE_CHECKING:
     from ckptfmt.api.reclaiming import GcReport
+    from ckptfmt.api.repairing import FsckReport
     from ckptfmt.store.gc_plan import GcPlan
 
 
@@ -27,6 +28,17 @@ class StoreUpkeep:
         from ckptfmt.api import checking
 
         return checking.verify(self._engine, names, subset, progress)
+
+    def fsck(self, *, full: bool = False, progress: Progress = SILENT) -> FsckReport:
+        """Look at the store's structure: what is damaged or missing, and whom it harms. Writes nothing.
+
+        Args:
+            full: also read every stored byte, and what is needed of the files of referenced bases.
+            progress: told of shards, or with `full` of bytes; may raise to stop.
+        """
+        from ckptfmt.api import repairing
+
+        return repairing.fsck(self._engine, full=full, progress=progress)
 
     def optimize(
         self,

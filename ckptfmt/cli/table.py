@@ -42,6 +42,7 @@ VERBS: Final[dict[str, Entry]] = {
     "cleanup": Entry("cleanup", "Take redundant files in, prove that they come back, then delete them.", _SPACE),
     "init": Entry("init", "Make a store.", _MORE),
     "gc": Entry("gc", "Delete what no ref reaches; frees bytes.", _MORE),
+    "fsck": Entry("fsck", "Look at the store's structure, and name whom each damage harms.", _MORE),
     "stats": Entry("stats", "Logical against stored bytes, by encoding and by run.", _MORE),
     "demo": Entry("demo", "Make a small model and bloated checkpoints of it, and take them in.", _MORE),
     "completion": Entry("completion", "Print the completion script for a shell.", _MORE),

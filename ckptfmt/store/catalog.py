@@ -247,6 +247,30 @@ class Catalog:
 
         return self._do(work)
 
+    def objects_in(self, shard: str) -> tuple[ShardObject, ...]:
+        """The objects of a shard, by their places; what dtype and shape its header gives them is not known here."""
+        query = (
+            "SELECT objects.digest, begin, stored FROM objects JOIN shards ON shards.id = objects.shard "
+            "WHERE shards.digest = ? ORDER BY begin"
+        )
+
+        def work(connection: sqlite3.Connection) -> tuple[ShardObject, ...]:
+            found = []
+            for digest, begin, text in connection.execute(query, (shard,)):
+                stored = msgspec.json.decode(text, type=Stored)
+                found.append(ShardObject(digest.hex(), stored, begin, "U8", (stored.stored_bytes(),)))
+            return tuple(found)
+
+        return self._do(work)
+
+    def outlines(self) -> dict[str, tuple[int, ...]]:
+        """Of each shard its size and what its objects come to: what two catalogs of the same shards agree on."""
+        query = (
+            "SELECT shards.digest, size, count(objects.digest), total(begin), total(length), total(stored_bytes), "
+            "total(length(stored)) FROM shards LEFT JOIN objects ON shards.id = objects.shard GROUP BY shards.id"
+        )
+        return self._do(lambda connection: {row[0]: tuple(map(int, row[1:])) for row in connection.execute(query)})
+
     def rows(self) -> dict[int, str]:
         """The shards it knows, by the number that `every_copy` gives them."""
         return self._do(lambda connection: dict(connection.execute("SELECT id, digest FROM shards")))

@@ -54,6 +54,7 @@ BAD: list[tuple[str, Prepare, int, str]] = [
     ("show runs//x", nothing, 2, "ref-name"),
     ("rollback runs/stage-1", nothing, 2, "usage"),
     ("gc --grace -1", nothing, 2, "usage"),
+    ("fsck ls", nothing, 2, "usage"),
     ("gc --keep-history soon", nothing, 2, "usage"),
     ("prune", nothing, 2, "usage"),
     ("prune --apply", nothing, 2, "usage"),
