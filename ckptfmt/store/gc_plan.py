@@ -135,7 +135,7 @@ def plan_gc(
 def measured(store: Store, marker: Marker) -> Survey:
     """Choose the copies that stay of all that was marked.
 
-    What only claims need may be nowhere: a writer confirms it after its claim, and writes it again.
+    What only claims and earlier generations need may be nowhere (`Marker.hoped`).
 
     Raises:
         IncompleteStore: objects that are needed are nowhere.

@@ -50,7 +50,8 @@ class Marker:
     Attributes:
         manifests, records: digests of the documents that were reached and are there.
         objects: digests, 32 bytes each, of the objects that they need.
-        hoped: those of them that only claims need: a writer that is not done yet may still have to write them (again).
+        hoped: those of them that only claims and earlier generations need. They may be nowhere: a writer that is not
+            done yet may still have to write them (again), and an earlier gc may have kept less of the history.
     """
 
     def __init__(self, store: Store) -> None:
@@ -69,16 +70,14 @@ class Marker:
         Raises:
             IncompleteStore, IntegrityError: a document that must be there is not, or is damaged.
         """
-        self.objects -= self.hoped  # Claims may have ended, or become refs.
+        self.objects -= self.hoped  # Claims may have ended or become refs, refs may have moved on.
         self.manifests, self.records, self._whole = self._certain
         self._needed = self.objects
-        self._follow([(digest, True) for digest in roots.current], set(), roots, roots.kept)
-        self._follow([(digest, False) for digest in roots.earlier], set(roots.records), roots, roots.kept)
+        self._follow([(digest, True) for digest in roots.current], set(roots.records), roots, roots.kept)
         self._certain = set(self.manifests), set(self.records), set(self._whole)
         self._needed = set()
-        self._follow(
-            [(digest, False) for digest in roots.claimed], set(roots.claimed), roots, roots.kept | roots.claimed
-        )
+        hoped = [(digest, False) for digest in (*roots.earlier, *roots.claimed)]
+        self._follow(hoped, set(roots.claimed), roots, roots.kept | roots.claimed)
         self.hoped = self._needed - self.objects
         self.objects |= self.hoped
 

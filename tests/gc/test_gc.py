@@ -138,6 +138,20 @@ def test_history_counts_from_when_it_was_superseded(store: Store, place: Path) -
     assert making.restored(store, "runs/two", place / "out") == making.tree_of(place / "two")
 
 
+def test_history_of_which_something_is_gone_stops_nothing(store: Store, place: Path) -> None:
+    """A shorter history may have left the manifest and not the objects; or a shard was lost."""
+    before = shards(store)
+    making.write_small(place / "one", {"a": 1, "b": 9}, elements=3000)
+    store.import_path(place / "one", name="runs/two")
+    store.import_path(place / "one", name="runs/one")
+    (lost,) = [name for name in before if making.noise(3, 100) in (Path(store.path) / "shards" / name).read_bytes()]
+    (Path(store.path) / "shards" / lost).unlink()
+    gc(store, history=30)
+    assert making.restored(store, "runs/two", place / "out") == making.tree_of(place / "one")
+    with pytest.raises(IncompleteStore):
+        store.rollback("runs/two@1")
+
+
 # The grace
 
 

@@ -23,7 +23,7 @@ SHORT_SECONDS = 10.0
 
 
 def test_importers_against_gc_for_a_moment(quick: Path) -> None:
-    with tally("gc against importers", ["all"], shards=20, brought_back=1, imports=50, checks=50) as counting:
+    with tally("gc against importers", ["all"], shards=5, imports=16, checks=8) as counting:
         counting.add("all", **stress(quick, SHORT_SECONDS))
 
 
