@@ -1,4 +1,4 @@
-"""The verb `fsck`: look at all of a store."""
+"""The verb `fsck`: look at all of a store, and repair what can be known for sure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import msgspec
 
 from ckptfmt.errors import CkptfmtError
+from ckptfmt.fsck import repair as repairs
 from ckptfmt.fsck.look import look
-from ckptfmt.fsck.problem import Level, Problem
+from ckptfmt.fsck.problem import Level, Problem, Repair
 from ckptfmt.progress import Progress
 from ckptfmt.storage.local import LocalStorage
 from ckptfmt.store.refs import Refs
@@ -56,14 +57,22 @@ class FsckReport(msgspec.Struct, frozen=True):
         return any(problem.level == "damage" for problem in self.problems)
 
 
-def fsck(store: Store, *, full: bool, progress: Progress) -> FsckReport:
+def fsck(store: Store, *, full: bool, repair: bool, progress: Progress) -> FsckReport:
     """See `Store.fsck`."""
     found = look(store, full=full, progress=progress)
+    repaired: list[Repair] = []
+    if repair:
+        try:
+            repaired = repairs.repair(store, found)
+        finally:
+            found.shards.close()
+        store.forget_documents()
+        found = look(store, full=full, progress=progress)
     try:
         return FsckReport(
             problems=_told(found.problems, notes=False),
             notes=_told(found.problems, notes=True),
-            repaired=(),
+            repaired=tuple(FsckRepair(each.kind, each.path, each.message) for each in repaired),
             refs=len(found.states),
             documents=len(found.documents.keys),
             shards=len(found.shards.sizes),

@@ -29,16 +29,17 @@ class StoreUpkeep:
 
         return checking.verify(self._engine, names, subset, progress)
 
-    def fsck(self, *, full: bool = False, progress: Progress = SILENT) -> FsckReport:
-        """Look at the store's structure: what is damaged or missing, and whom it harms. Writes nothing.
+    def fsck(self, *, full: bool = False, repair: bool = False, progress: Progress = SILENT) -> FsckReport:
+        """Look at the store's structure: what is damaged or missing, and whom it harms. Writes only with `repair`.
 
         Args:
             full: also read every stored byte, and what is needed of the files of referenced bases.
+            repair: repair first what can be known for sure. Nothing is dropped; damaged files are set aside.
             progress: told of shards, or with `full` of bytes; may raise to stop.
         """
         from ckptfmt.api import repairing
 
-        return repairing.fsck(self._engine, full=full, progress=progress)
+        return repairing.fsck(self._engine, full=full, repair=repair, progress=progress)
 
     def optimize(
         self,

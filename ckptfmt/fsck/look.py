@@ -36,7 +36,7 @@ class Found:
         states: the refs.
         documents: the documents, and who needs them.
         shards: the shards; to be closed.
-        lost: objects that are needed and cannot be read, with their length and whom they harm.
+        lacking: objects that are needed and nowhere, with whom they harm.
         used: shards that lie in the trash only and hold objects that are needed.
     """
 
@@ -44,7 +44,7 @@ class Found:
     states: dict[str, RefState]
     documents: Documents
     shards: Shards
-    lost: dict[str, tuple[int, set[str]]]
+    lacking: dict[str, set[str]]
     used: dict[str, set[str]]
 
 
@@ -72,7 +72,7 @@ def look(store: Store, *, full: bool, progress: Progress) -> Found:
 
 def _objects(store: Store, found: Found, damaged: list[Problem], *, full: bool) -> list[Problem]:
     """What each document needs, against what there is."""
-    lacking: dict[str, set[str]] = {}
+    lacking = found.lacking
     circles: dict[str, set[str]] = {}
     outside: dict[str, tuple[BaseFiles, set[str], dict[str, int]]] = {}
     problems: list[Problem] = []
@@ -82,22 +82,20 @@ def _objects(store: Store, found: Found, damaged: list[Problem], *, full: bool) 
         resolved = resolve(found.shards.truth.find_many, needs.objects, lies_outside)
         wanting: set[str] = set()
         for digest in resolved.missing:
-            _length, harms = found.lost.setdefault(digest, (needs.objects[digest], set()))
-            harms |= needs.harms
             causes = _causes(found.shards, digest, lies_outside)
             for cause in causes:
                 lacking.setdefault(cause, set()).update(needs.harms)
             wanting |= causes
             if not causes:
                 circles.setdefault(needs.key, set()).add(digest)
-        for digest in resolved.outside:
+        for digest in resolved.outside if not needs.earlier else ():
             base = bases.holder(digest)
             if base is not None:
                 _, harms, objects = outside.setdefault(base.digest, (base, set(), {}))
                 harms |= needs.harms
                 objects[digest] = base.length(digest)
         for copy in resolved.copies.values():
-            if copy.shard in found.shards.only_trashed:
+            if copy.shard in found.shards.only_trashed and not needs.earlier:
                 found.used.setdefault(copy.shard, set()).update(needs.harms)
         if deep := _too_deep(resolved.copies):
             circles.setdefault(needs.key, set()).update(deep)
@@ -164,6 +162,9 @@ def _lacking(shards: Shards, needs: Needs, causes: set[str]) -> list[Problem]:
     absent = sorted(causes.difference(*(state.held() for state in shards.bad.values())))
     if not absent:
         return []
+    if needs.earlier:
+        what = f"{len(absent)} objects that it needs are gone; gc may have taken them, for no name stands for it now"
+        return [Problem("earlier-incomplete", needs.key, what, tuple(sorted(needs.harms)))]
     what = f"{len(absent)} objects that it needs are in no shard that can be read, {absent[0][:16]} for one"
     return [Problem("objects-missing", needs.key, what, tuple(sorted(needs.harms)), REPAIR)]
 

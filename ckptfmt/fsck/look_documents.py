@@ -25,6 +25,7 @@ class Needs:
         objects: digest to decoded length in bytes.
         base: the base that a manifest is bound to.
         outside: whether its objects may lie in a base's files.
+        earlier: whether only earlier generations stand for it: then gc may have taken away what it needs.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Needs:
     objects: dict[str, int]
     base: BaseLink | None = None
     outside: bool = True
+    earlier: bool = False
 
 
 @dataclass(slots=True)
@@ -39,7 +41,7 @@ class Documents:
     """The documents that names need.
 
     Attributes:
-        needs: of each that is there and needed now, by its digest.
+        needs: of each that is there, and that a name stands for or stood for, by its digest.
         keys: of all that are needed now, with whom they harm: also those that are not there.
         links: base records that manifests are bound to, with the refs that are harmed without.
         origins: where the files of a document were said to lie, by its digest: host and path, the newest first.
@@ -172,7 +174,10 @@ def _others(store: Store, found: Documents, earlier: dict[str, set[str]]) -> lis
             if is_record:
                 store.record(digest)
             else:
-                _manifest(store, digest)
+                manifest = _manifest(store, digest)
+                if digest in earlier and store.storage.size(key) is not None:
+                    needs = Needs(key, set(earlier[digest]), objects_of(manifest), manifest.base, earlier=True)
+                    found.needs.setdefault(digest, needs)
         except NotFound:
             continue  # Taken away meanwhile, by a gc.
         except CkptfmtError as error:

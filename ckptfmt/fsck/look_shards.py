@@ -15,7 +15,7 @@ from ckptfmt.errors import CkptfmtError, NotFound
 from ckptfmt.format.safetensors import LENGTH_BYTES, header_length
 from ckptfmt.format.shard import MAX_SHARD_HEADER_BYTES, ShardObject, parse_shard
 from ckptfmt.fsck.problem import Problem
-from ckptfmt.progress import Progress
+from ckptfmt.progress import SILENT, Progress
 from ckptfmt.storage.protocol import Storage
 from ckptfmt.store.catalog import Catalog
 from ckptfmt.store.shards import PREFIX, read_header_at, shard_of
@@ -38,6 +38,7 @@ class ShardState:
         rotten: those of them of which a frame is not what was stored, or lies beyond the end.
         data_end: where the file should end, if that is known.
         hints: digests that stand in a header that does not hold: enough to say whom it harms, for nothing else.
+        replaced: whether a repair has written it anew in its place.
     """
 
     shard: str
@@ -48,6 +49,7 @@ class ShardState:
     rotten: dict[str, str] = field(default_factory=dict)
     data_end: int | None = None
     hints: frozenset[str] = frozenset()
+    replaced: bool = False
 
     def held(self) -> set[str]:
         """Digests of what it holds, or seems to hold."""
@@ -169,6 +171,11 @@ def _end_told(header: bytes, state: ShardState) -> int:
     document = json.loads(header)
     ends = [entry["data_offsets"][1] for name, entry in document.items() if name != "__metadata__"]
     return LENGTH_BYTES + len(header) + max(ends, default=0)
+
+
+def rotten_objects(storage: Storage, key: str, objects: tuple[ShardObject, ...]) -> set[str]:
+    """Objects of which a frame is not what was stored, or is not there."""
+    return set(_rotten(storage, key, objects, SILENT))
 
 
 def _rotten(storage: Storage, key: str, objects: tuple[ShardObject, ...], progress: Progress) -> dict[str, str]:

@@ -32,6 +32,7 @@ LEVELS: Final[dict[str, Level]] = {
     "receipt-damaged": "damage",
     "names-fold": "note",
     "history": "note",
+    "earlier-incomplete": "note",
     # What writers leave
     "pin-damaged": "problem",
     "pin-left": "note",

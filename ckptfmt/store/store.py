@@ -100,6 +100,11 @@ class Store:
         if "_catalog" in self.__dict__:
             self._catalog.close()
 
+    def forget_documents(self) -> None:
+        """Read documents anew that were read before: a repair may have replaced what was damaged."""
+        self._manifest.cache_clear()
+        self._record.cache_clear()
+
     def objects(self, outside: OutsideObjects | None = None) -> Objects:
         """The store's objects, and those of a referenced base."""
         return Objects(self.readable, self.catalog(), refresh=self._look_again, outside=outside)

@@ -123,6 +123,22 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
     return Base(name, generation, digest, store.record(digest))
 
 
+def record_of(source: Source, progress: Progress) -> BaseRecord:
+    """The record that a base's files give, as they are now. Nothing is written.
+
+    Raises:
+        InvalidInput: they hold no model weights.
+        FormatError, UnsafeFile, IntegrityError: as for an import.
+    """
+    walked = walk(source.path)
+    content = hash_content(read_walked(walked, os.path.basename(source.path)), progress)
+    same_still(walked, walked.again())
+    root = root_of(content)
+    if root is None:
+        raise InvalidInput(f"{source.path} holds no model weights that could be a base")
+    return build_record(content, root, source.repo, source.revision)
+
+
 def _copy(
     store: Store,
     checkpoint: ReadCheckpoint,

@@ -60,7 +60,7 @@ KEYS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("gc", "plan applied freed_bytes", itself),
     ("gc --grace 0 --apply", "plan applied freed_bytes", itself),
     ("fsck", "problems notes repaired refs documents shards objects full", itself),
-    ("fsck --full", "problems notes repaired refs documents shards objects full", itself),
+    ("fsck --full --repair", "problems notes repaired refs documents shards objects full", itself),
     ("rollback runs/stage-1@1", "ref generation", itself),
     ("stats", "logical_bytes stored_bytes by_encoding plans", itself),
     ("completion bash", "shell script", itself),

@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
 ckptfmt fsck
-ckptfmt fsck --full"""
+ckptfmt fsck --full
+ckptfmt fsck --full --repair"""
 
 _SHOWN = 20
 
 
 @verb("fsck", example=EXAMPLE)
 @click.option("--full", is_flag=True, help="Also read every stored byte, and compare its checksum.")
+@click.option("--repair", is_flag=True, help="Repair first what can be known for sure; nothing is dropped.")
 def command(
     session: Session,
     full: bool,  # noqa: FBT001
+    repair: bool,  # noqa: FBT001
 ) -> int:
     """Look at the store's structure, and name whom each damage harms.
 
@@ -35,14 +38,19 @@ def command(
     bases. With --full also at every stored byte. 'verify --all' goes one further and decodes all of it.
 
     Ends with 3 where content is damaged or gone, with 1 for other problems. Unfinished writes and files that are no
-    part of a store are told as notes. Writes nothing.
+    part of a store are told as notes.
+
+    --repair links back what is needed and lies in the trash, copies what is sound out of damaged shards, takes lost
+    objects and base records in again from the directories they came from where the bytes are still the same, and gives
+    a name back whose newest generation still tells what it stood for. Files that were replaced lie in 'damaged/' of the
+    store. What is then left is told.
     """
     from ckptfmt.api import find_store
     from ckptfmt.api.repairing import fsck_unopened
 
     try:
         with session.store() as store, session.progress() as progress:
-            report = store.fsck(full=full, progress=progress)
+            report = store.fsck(full=full, repair=repair, progress=progress)
     except IntegrityError as error:
         report = fsck_unopened(find_store(session.stated_store), error)
     session.give(report, lambda: lines(report))
@@ -53,7 +61,7 @@ def command(
 
 def lines(report: FsckReport) -> list[Line]:
     """What is wrong and whom it harms, then what was looked at."""
-    told: list[Line] = []
+    told: list[Line] = [Styled(f"repaired: {each.path}: {each.message}", "green") for each in report.repaired]
     for problem in report.problems:
         told += _problem(problem)
     notes = [f"note: {note.path}: {note.message}" for note in report.notes]
