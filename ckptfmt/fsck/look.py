@@ -15,7 +15,7 @@ from ckptfmt.fsck.look_documents import Documents, Needs, look_at_documents, nee
 from ckptfmt.fsck.look_refs import RefState, look_at_refs
 from ckptfmt.fsck.look_shards import Shards, look_at_shards
 from ckptfmt.fsck.look_writers import look_at_receipts, look_at_writers
-from ckptfmt.fsck.problem import REPAIR, Problem
+from ckptfmt.fsck.problem import REPAIR, REPAIR_FULL, Problem
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import BaseFiles
 from ckptfmt.store.catalog import Location
@@ -180,7 +180,7 @@ def _blamed(shards: Shards, damaged: list[Problem], lacking: dict[str, set[str]]
             continue
         held = [problem.object] if problem.object is not None else state.held()
         harms = set().union(*(lacking.get(digest, set()) for digest in held))
-        told.append(problem.harming(harms, REPAIR))
+        told.append(problem.harming(harms, REPAIR if problem.object is None else REPAIR_FULL))
     return told
 
 

@@ -223,7 +223,7 @@ def take_again(store: Store, shards: Shards, lays: dict[str, Lay]) -> list[Repai
         finally:
             writer.abort()
     return [
-        Repair("objects-missing", "shards", f"{count} objects were taken in again from {origin}")
+        Repair("objects-missing", "shards", f"taken in again from {origin}: {count} of the lacking objects")
         for origin, count in sorted(taken.items())
     ]
 

@@ -83,3 +83,5 @@ class Repair:
 
 
 REPAIR: Final = "ckptfmt fsck --repair"
+
+REPAIR_FULL: Final = "ckptfmt fsck --full --repair"

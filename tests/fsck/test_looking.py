@@ -221,6 +221,7 @@ def test_the_verb_ends_with_the_code_of_the_worst(store_with: Shell, tmp_path: P
     ran = store_with("fsck", "--full")
     assert ran.code == 3
     assert "harms full" in ran.out
+    assert "hint: ckptfmt fsck --full --repair" in ran.out
     (root / "store.json").write_bytes(b"{}")
     ran = store_with("fsck")
     assert (ran.code, "store-document" in ran.out) == (3, True)
