@@ -62,12 +62,12 @@ def fsck(store: Store, *, full: bool, repair: bool, progress: Progress) -> FsckR
     found = look(store, full=full, progress=progress)
     repaired: list[Repair] = []
     if repair:
-        try:
-            repaired = repairs.repair(store, found)
-        finally:
-            found.shards.close()
-        store.forget_documents()
-        found = look(store, full=full, progress=progress)
+        for step in (repairs.repair_documents, repairs.repair_objects):
+            done = step(store, found)
+            if done or found.shards.bad:  # What was copied out of a damaged shard may harm nobody any more.
+                found.shards.close()
+                found = look(store, full=full, progress=progress)
+            repaired += done
     try:
         return FsckReport(
             problems=_told(found.problems, notes=False),

@@ -5,6 +5,8 @@ Each step is durable by itself and leaves a store that is no worse: stopped anyw
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import structs
 
 from ckptfmt.digest import digest_of
@@ -23,20 +25,25 @@ from ckptfmt.store.store import Store
 from ckptfmt.store.trash import bring_back
 from ckptfmt.transfer.bases import find_source, record_of
 
+_UNREAD: Final = (
+    *("manifest-damaged", "manifest-missing", "lineage", "record-damaged", "record-missing"),
+    *("generation-damaged", "receipt-damaged"),
+)
+"""Problems that keep a look from knowing what is needed."""
 
-def repair(store: Store, found: Found) -> list[Repair]:
-    """Repair what was found, as far as it can be known what was there.
+
+def repair_documents(store: Store, found: Found) -> list[Repair]:
+    """Repair names, base records and what lies in the trash: then look again, for more may be known of what is needed.
 
     Args:
         store: where.
-        found: what a look found; its shards learn of what is written.
+        found: what a look found.
     """
     done = [*_from_trash(store.storage, found.problems), *_torn_pins(store.storage, found.problems)]
     done += _records(store, found)
-    done += _objects(store, found)
-    for state in found.states.values():
-        if (told := _generation(store, state)) is not None:
-            done.append(told)
+    done += [told for state in found.states.values() if (told := _generation(store, state)) is not None]
+    if done:
+        store.forget_documents()
     return done
 
 
@@ -79,13 +86,20 @@ def _records(store: Store, found: Found) -> list[Repair]:
     return done
 
 
-def _objects(store: Store, found: Found) -> list[Repair]:
-    """Bring lacking objects back, first out of damaged shards, then from the files they were cut from."""
+def repair_objects(store: Store, found: Found) -> list[Repair]:
+    """Bring lacking objects back, first out of damaged shards, then from the files they were cut from.
+
+    Args:
+        store: where.
+        found: what a look found; its shards learn of what is written.
+    """
     shards = found.shards
     replaced = [copy_out(store, shards, state) for state in shards.bad.values()]
     lacking = {digest for digest in found.lacking if not shards.truth.find(digest)}
     taken = take_again(store, shards, _lays(store, found, lacking)) if lacking else []
     lacking = {digest for digest in lacking if not shards.truth.find(digest)}
+    if any(problem.kind in _UNREAD for problem in found.problems):
+        return [*taken, *(told for told in replaced if told is not None)]  # Nobody knows what those need.
     retired = [retire(store, shards, state, lacking) for state in shards.bad.values()]
     return [*taken, *(told for told in (*replaced, *retired) if told is not None)]
 
