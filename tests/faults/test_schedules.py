@@ -107,6 +107,17 @@ def after_steps(count: int) -> Callable[[str], bool]:
     return lambda _pending: next(left) <= 0
 
 
+def test_a_manifest_that_gc_takes_out_while_it_is_compared(quick: Path) -> None:
+    """An import that failed left it; the next one looks whether it is the same, and it goes in the middle of that."""
+    stage = Stage(quick)
+    phases: list[tuple[int, Callable[[str], bool]]] = [
+        (1, lambda pending: pending.startswith("mkdir") and "/trash/" in pending),
+        (0, lambda pending: pending.startswith("read manifests/")),
+        (1, lambda _pending: False),
+    ]
+    run(stage, ("import over", "gc"), Scripted(phases), reads=True)
+
+
 @pytest.mark.parametrize("writer", ["import", "import against a base"])
 def test_a_name_that_appears_while_gc_looks_for_names(writer: str, quick: Path) -> None:
     """What gc took out after the writer confirmed it, and looks for reasons to keep: wherever it looks just then.
