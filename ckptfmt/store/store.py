@@ -152,11 +152,17 @@ class Store:
     def _put(self, data: bytes, key_of: Callable[[str], str]) -> str:
         digest = digest_of(data)
         key = key_of(digest)
-        if self.storage.size(key) == len(data) and self.storage.read(key, 0, len(data)) == data:
+        if self._holds(key, data):
             self.storage.settle([key])
         else:
             self.storage.put(key, data)
         return digest
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            return self.storage.size(key) == len(data) and self.storage.read(key, 0, len(data)) == data
+        except NotFound:  # gc took it out between the two.
+            return False
 
     def put_record(self, record: BaseRecord) -> str:
         """Make a base record durable and return its digest."""

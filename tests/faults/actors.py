@@ -270,7 +270,8 @@ def check_outcomes(meeting: tuple[str, ...], codes: list[str | None], scene: Sce
             if not any(actor.removes == ref or (actor.adds and actor.adds[0] == ref) for actor in others):
                 assert sight.source_of(engine, engine.refs.current(ref).target or "") == source
     except CkptfmtError as error:
-        raise AssertionError(f"{meeting} {codes}: {error.message}") from error
+        unreadable = {shard: problem.message for shard, problem in engine.unreadable_shards.items()}
+        raise AssertionError(f"{meeting} {codes}: {error.message}; shards that cannot be read: {unreadable}") from error
     finally:
         engine.close()
 

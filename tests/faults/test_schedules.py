@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ckptfmt.store.store import manifest_key, open_store
 from tests.faults.actors import ACTORS, MEETINGS, Scene, Stage, check_outcomes
 from tests.faults.figures import Tally, tally
 from tests.faults.stepping import ByPriority, Policy, Randomly, Scripted, Stepper, Switching
@@ -105,6 +106,22 @@ def after_steps(count: int) -> Callable[[str], bool]:
     """Ends a phase after so many calls."""
     left = itertools.count(count, -1)
     return lambda _pending: next(left) <= 0
+
+
+def test_a_manifest_that_gc_takes_out_while_it_is_compared(quick: Path) -> None:
+    """An import that failed left it; the next one looks whether it is the same, and it goes in the middle of that."""
+    stage = Stage(quick)
+    engine = open_store(str(stage.before.store))
+    named = {item.target for name, _ in engine.refs.names() for item in engine.refs.history(name)}
+    left = {f"read {manifest_key(digest)}" for digest in engine.manifest_ids() if digest not in named}
+    engine.close()
+    assert left
+    phases: list[tuple[int, Callable[[str], bool]]] = [
+        (1, lambda pending: pending.startswith("mkdir") and "/trash/" in pending),
+        (0, lambda pending: pending in left),
+        (1, lambda _pending: False),
+    ]
+    run(stage, ("import over", "gc"), Scripted(phases), reads=True)
 
 
 @pytest.mark.parametrize("writer", ["import", "import against a base"])
