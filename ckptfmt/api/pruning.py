@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from msgspec import structs
 
 from ckptfmt.api.results import FailedPart, PlannedRef, PrunePlan, PruneReport
 from ckptfmt.api.shared import fits, standing_refs, usage_of
-from ckptfmt.errors import Conflict, IntegrityError, NotFound
+from ckptfmt.errors import CkptfmtError, Conflict, IntegrityError, NotFound
 from ckptfmt.format.refs import BASES, Generation
 from ckptfmt.progress import Progress
 from ckptfmt.store.refs import draft
 from ckptfmt.store.retention import Candidate, Policy, decide
 from ckptfmt.store.store import Store
 from ckptfmt.store.usage import Used
+
+_DROPPERS: Final = 8
+_MANY: Final = 64
+"""So many names are dropped by several threads: each waits for the disk, which takes what several wait for at once."""
 
 
 def plan_prune(store: Store, patterns: Sequence[str], policy: Policy) -> PrunePlan:
@@ -97,14 +103,24 @@ def prune(store: Store, plan: PrunePlan, progress: Progress) -> PruneReport:
     stayed: list[PlannedRef] = []
     failed: list[FailedPart] = []
     message = f"prune {plan.policy}"
-    progress.begin("prune", 0)
-    for each in plan.dropped:
+
+    def drop(each: PlannedRef) -> CkptfmtError | None:
         try:
             seen = store.refs.read(each.ref, each.generation)
             store.refs.swap(seen, structs.replace(draft(None, "prune"), message=message))
         except (Conflict, NotFound, IntegrityError) as error:
-            failed.append(FailedPart(each.ref, each.ref, error.code, error.message, error.hint, error.exit_code))
-            stayed.append(structs.replace(each, reasons=(error.message,)))
+            return error
+        return None
+
+    progress.begin("prune", 0)
+    with ThreadPoolExecutor(_DROPPERS if len(plan.dropped) >= _MANY else 1, "prune") as pool:
+        told = list(pool.map(drop, plan.dropped))
+    for each, problem in zip(plan.dropped, told, strict=True):
+        if problem is not None:
+            failed.append(
+                FailedPart(each.ref, each.ref, problem.code, problem.message, problem.hint, problem.exit_code)
+            )
+            stayed.append(structs.replace(each, reasons=(problem.message,)))
             continue
         done.append(each)
     progress.end()
