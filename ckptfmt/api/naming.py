@@ -12,7 +12,7 @@ from ckptfmt.store.bases import find_base
 from ckptfmt.store.elsewhere import OutsideObjects
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.publish import confirm, confirm_documents, missing_objects, pinned
-from ckptfmt.store.refs import draft
+from ckptfmt.store.refs import draft, moved_on
 from ckptfmt.store.store import Store, record_key
 from ckptfmt.store.trash import bring_back
 from ckptfmt.transfer.build import Content, bind
@@ -30,6 +30,9 @@ def rename(store: Store, old: str, new: str) -> RefChanged:
     """Give a ref another name: the new one begins with what the old one named, the old one is dropped.
 
     Stopped between the two, both stand, and the same call goes on.
+
+    Raises:
+        Conflict: the new name is taken, or the old one moved on.
     """
     seen = _checkpoint_ref(store, old)
     check_name(new)
@@ -47,7 +50,11 @@ def rename(store: Store, old: str, new: str) -> RefChanged:
             return None
         raise Conflict(f"ref {new!r} exists already", code="target-exists", hint=f"ckptfmt log {new}")
 
-    store.refs.append(new, make)
+    with pinned(store, seen.target or ""):
+        # What the old name stands for now, after the claim, no gc has let go.
+        if store.refs.numbers(old)[-1] != seen.number:
+            raise moved_on(seen)
+        store.refs.append(new, make)
     store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))
     return _changed(store.refs.current(new))
 

@@ -20,7 +20,7 @@ from ckptfmt.reclaim import holding
 from ckptfmt.reclaim.found import FileSeen, Identity
 from ckptfmt.reclaim.planning import CleanupPlan, Refused, Step
 from ckptfmt.reclaim.proving import Proof, ProofRequest, Prover
-from ckptfmt.reclaim.releasing import settle_all, unlink
+from ckptfmt.reclaim.releasing import settle_all, unkept, unlink
 from ckptfmt.reclaim.rows import freed_by
 from ckptfmt.reclaim.space import allocated_below, available
 from ckptfmt.reclaim.taking import bases_outside, copy_in, take_in
@@ -250,6 +250,9 @@ class _Run:
         part = self.receipts.append(structs.replace(part, state="held" if moved else "undone", files=moved))
         if not moved:
             holding.tidy(part, files)
+        elif self.plan.hold_seconds == 0 and (reason := unkept(self.store, part)) is not None:
+            place = f"{step.seen.top}/{step.seen.root}".rstrip("/")
+            self.done.refused.append(Refused(place, f"its files stay in the hold: {reason}"))
         elif self.plan.hold_seconds == 0:
             released = unlink(self.receipts, part, sound)
             self.done.freed_bytes += released.freed_bytes

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from ckptfmt.errors import CkptfmtError, StorageError
+from ckptfmt.format.manifest import objects_of
 from ckptfmt.format.receipt import HeldFile, Receipt
 from ckptfmt.reclaim import holding
 from ckptfmt.reclaim.found import Identity
 from ckptfmt.reclaim.planning import Refused
 from ckptfmt.reclaim.proving import ProofRequest, Prover
+from ckptfmt.store.outside import all_outside
+from ckptfmt.store.publish import confirm, confirm_documents
 from ckptfmt.store.receipts import Receipts
 from ckptfmt.store.store import Store
 
@@ -114,6 +117,24 @@ def _unnamed(store: Store, part: Receipt) -> str | None:
     if any(generation.target == part.manifest for generation in store.refs.manifests(lambda name, error: None)):
         return None
     return f"no name stands for it in the store any more: ckptfmt log {part.ref}, or undo the receipt"
+
+
+def unkept(store: Store, part: Receipt) -> str | None:
+    """Why the store may not keep what it was just proven to hold; None where it does.
+
+    For whoever deletes without another proof. From the receipt on it is a root of gc; but gc may have let it go between
+    the proof and the receipt, if its name was dropped.
+    """
+    if (reason := _unnamed(store, part)) is not None:
+        return reason
+    try:
+        manifest = store.manifest(part.manifest)
+        confirm_documents(store, part.manifest, manifest)
+        outside = all_outside(store, manifest.base) if part.outside else None
+        confirm(store, objects_of(manifest), part.ref, outside=outside, again=lambda vanished: None)
+    except CkptfmtError as error:
+        return f"the store does not hold it any more: {error.message}"
+    return None
 
 
 def unlink(receipts: Receipts, part: Receipt, identities: dict[str, Identity]) -> Released:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -104,6 +104,18 @@ class Catalog:
         """Let other threads wait: what is done within seems one step to them."""
         with self._lock:
             yield
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """What is read within is of one moment, whatever other processes change meanwhile."""
+        with self._lock:
+            self._do(_begin)
+            try:
+                yield
+            finally:
+                # It was given up meanwhile, or thrown away: then this ended as well.
+                if self._connection.in_transaction:
+                    self._connection.rollback()
 
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         with self._lock:
@@ -289,6 +301,15 @@ class Catalog:
 
         return self._do(work)
 
+    def dependents(self, digests: Collection[bytes]) -> set[bytes]:
+        """Objects of which some copy is stored against one of these directly."""
+
+        def work(connection: sqlite3.Connection) -> set[bytes]:
+            rows = connection.execute("SELECT object, dependency FROM edges")
+            return {item for item, dependency in rows if dependency in digests}
+
+        return self._do(work)
+
     def nominates(self, length: int, head: str) -> bool:
         """Tell whether some object of `length` bytes begins with a frame whose XXH3-128 is `head`."""
         query = "SELECT 1 FROM objects WHERE length = ? AND head = ? LIMIT 1"
@@ -311,6 +332,11 @@ class Catalog:
         """Keep derived values: key, the stamp of what they were derived from, value."""
         rows = [(kind, key, stamp, value) for key, stamp, value in values]
         self.change(lambda connection: connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows))
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN")
+    connection.execute("SELECT 1 FROM shards LIMIT 1").fetchone()  # The moment is that of the first read.
 
 
 def _forget_usage(connection: sqlite3.Connection) -> None:

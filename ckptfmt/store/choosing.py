@@ -39,7 +39,8 @@ class Chooser:
     Of each object the smallest copy is preferred; of equal ones that in the shard with the lowest rank. A copy is
     chosen only when all that it is stored against has a chosen copy already, so the chosen ones make no circle, and no
     chain is longer than `MAX_DEPTH`. Where preferred copies wait for each other, the object with the lowest digest
-    makes do with another one. What shards hold alone goes before what leads outside the store.
+    makes do with another one. Where they lead so far that what is stored against them would be lost, those that lead
+    less far are taken instead. What shards hold alone goes before what leads outside the store.
 
     Args:
         rank: of a shard; lower is better.
@@ -61,14 +62,51 @@ class Chooser:
     def choose(self, wanted: Iterable[bytes], outside: Callable[[bytes], bool]) -> Choice:
         """Choose a copy of each object that is wanted, and of what these are stored against."""
         wanted = frozenset(wanted)
-        settling = _Settling(self._several, self._single)
+        choice, there = self._choose(self._several, wanted, outside)
+        lost: set[bytes] = set()
+        while choice.missing - lost:  # What is nearer now may be preferred by others that were near before.
+            lost |= choice.missing
+            choice, there = self._choose({**self._several, **self._nearer(lost, there)}, wanted, outside)
+        return choice
+
+    def _choose(
+        self, several: dict[bytes, list[Copy]], wanted: frozenset[bytes], outside: Callable[[bytes], bool]
+    ) -> tuple[Choice, set[bytes]]:
+        """What is chosen, and what of all that was asked for lies outside."""
+        settling = _Settling(several, self._single)
         settling.settle()
-        asked = {need for copies in self._several.values() for copy in copies for need in copy.needs} | wanted
+        asked = {need for copies in several.values() for copy in copies for need in copy.needs} | wanted
         there = {digest for digest in asked if not settling.has(digest) and outside(digest)}
         if there:
             settling.take_outside(there)
             settling.settle()
-        return _needed(wanted, self._single, settling.chosen, there)
+        return _needed(wanted, self._single, settling.chosen, there), there
+
+    def _nearer(self, lost: Iterable[bytes], there: set[bytes]) -> dict[bytes, list[Copy]]:
+        """The copies of all that the lost objects are stored against, however far; those that lead least far first."""
+        leading: set[bytes] = set()
+        fresh = set(lost)
+        while fresh:
+            leading |= fresh
+            fresh = {need for each in fresh for copy in self._several.get(each, ()) for need in copy.needs} - leading
+        leading &= self._several.keys()
+        steps = dict.fromkeys(self._single, 0)
+        for more in (set(), there):
+            steps.update((digest, 0) for digest in more if digest not in steps)
+            count = 0
+            while reached := [
+                digest
+                for digest in leading
+                if digest not in steps
+                and any(all(need in steps for need in copy.needs) for copy in self._several[digest])
+            ]:
+                count += 1
+                steps.update((digest, count) for digest in reached)
+
+        def distance(copy: Copy) -> int:
+            return max((steps.get(need, len(steps)) + 1 for need in copy.needs), default=0)
+
+        return {digest: sorted(self._several[digest], key=distance) for digest in leading}
 
 
 class _Settling:

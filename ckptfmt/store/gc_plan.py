@@ -140,7 +140,7 @@ def measured(store: Store, marker: Marker) -> Survey:
     Raises:
         IncompleteStore: objects that are needed are nowhere.
     """
-    bases = all_outside(store)
+    bases = all_outside(store, records=marker.records)
     found = survey(store, marker.objects, lambda digest: bases.has(digest.hex()))
     missing = found.choice.missing - marker.hoped
     if missing:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,10 +24,11 @@ from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.refs import TrashMarker
 from ckptfmt.progress import Progress
 from ckptfmt.storage.machine import host_name
-from ckptfmt.store.catalog import Location
+from ckptfmt.store.catalog import Catalog, Location
 from ckptfmt.store.gc_plan import GcPlan, is_due, is_needed, measured
+from ckptfmt.store.graph import closure
 from ckptfmt.store.marking import Marker
-from ckptfmt.store.outside import all_outside
+from ckptfmt.store.outside import Bases, all_outside
 from ckptfmt.store.refs import utc_now
 from ckptfmt.store.repack import write_new_shard
 from ckptfmt.store.roots import list_roots
@@ -176,7 +177,10 @@ class _GcRun:
             live |= _unreadable(owned, found)
             if not self._all_in_place(marker, live, found):
                 continue
-            unsound = _unsound(self._store, owned, found, live, self._progress)
+            outside = all_outside(self._store, records=marker.records)
+            unsound = _unsound(self._store, owned, found, live, outside, self._progress)
+            if unsound is None:
+                continue
             if not unsound:
                 self._unlink(owned, marker, live)
                 return
@@ -245,31 +249,68 @@ def _unreadable(owned: list[Run], found: Survey) -> set[str]:
 
 
 def _holding(store: Store, owned: list[Run], doubtful: set[bytes]) -> set[str]:
-    """Shards of these runs that hold a copy of what is in doubt: they all stay."""
-    copies = store.catalog().find_many(digest.hex() for digest in doubtful)
+    """Shards of these runs that hold a copy of what is in doubt, or of what any copy of it is made of: they stay."""
+    catalog, digests = store.catalog(), {digest.hex() for digest in doubtful}
+    copies = catalog.find_many(digests | closure(catalog.dependencies, digests))
     holding = {copy.shard for found in copies.values() for copy in found}
     return holding & {shard for run in owned for value in run.values if (shard := shard_of(value.key))}
 
 
-def _unsound(store: Store, owned: list[Run], found: Survey, live: set[str], progress: Progress) -> dict[bytes, str]:
-    """Objects that are about to lose a copy and whose copy that stays does not decode, with the reason."""
+def _losing(catalog: Catalog, dropped: set[str], needed: Collection[bytes]) -> set[bytes] | None:
+    """Objects that are needed and are about to lose a copy, or something that a copy is stored against.
+
+    Returns:
+        None where another process changed what the catalog knows of these shards.
+    """
+    with catalog.still():
+        rows = {row for row, digest in catalog.rows().items() if digest in dropped}
+        if len(rows) != len(dropped):
+            return None
+        going: set[bytes] = set()
+
+        def take(digest: bytes, row: int, size: int) -> None:
+            if row in rows:
+                going.add(digest)
+
+        catalog.every_copy(take)
+        losing = {digest for digest in going if digest in needed}
+        # What is not needed is not proven: whatever is stored against it loses a copy as well.
+        seen = fresh = going - losing
+        while fresh:
+            found = catalog.dependents(fresh)
+            losing |= {digest for digest in found if digest in needed}
+            fresh = found - losing - seen
+            seen = seen | fresh
+        return losing
+
+
+def _unsound(
+    store: Store, owned: list[Run], found: Survey, live: set[str], outside: Bases, progress: Progress
+) -> dict[bytes, str] | None:
+    """Objects that are about to lose a copy and whose copy that stays does not decode, with the reason.
+
+    Returns:
+        None where another process changed the catalog meanwhile.
+    """
     dropped = {shard for run in owned for value in run.values if (shard := shard_of(value.key)) and shard not in live}
-    catalog, names = store.catalog(), {row: use.digest for row, use in found.uses.items()}
-    losing: set[bytes] = set()
-    rows = {row for row, digest in names.items() if digest in dropped}
-
-    def take(digest: bytes, row: int, size: int) -> None:
-        if row in rows and digest in found.choice.shards:
-            losing.add(digest)
-
-    catalog.every_copy(take)
-    if not losing:
+    if not dropped:
         return {}
-    objects = store.objects(all_outside(store))
+    catalog = store.catalog()
+    losing = _losing(catalog, dropped, found.choice.shards.keys())
+    if losing is None:
+        return None
+    known = catalog.find_many(each.hex() for each in sorted(losing))
     copies = {
-        digest: next(copy for copy in every if copy.shard == names[found.choice.shards[bytes.fromhex(digest)]])
-        for digest, every in catalog.find_many(each.hex() for each in sorted(losing)).items()
+        digest: copy
+        for digest, every in known.items()
+        for copy in every
+        if copy.shard == found.uses[found.choice.shards[bytes.fromhex(digest)]].digest
     }
+    if len(copies) != len(losing):
+        return None
+    if not copies:
+        return {}
+    objects = store.objects(outside)
     progress.begin("prove what stays", sum(copy.stored.length for copy in copies.values()))
 
     def prove(item: tuple[str, Location]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from ckptfmt.errors import IncompleteStore, NotFound
@@ -18,17 +18,20 @@ class Bases:
     Args:
         store: knows the bases.
         first: the base to look in before all others.
+        records: digests of base records to look in as well, whether a name stands for them or not.
     """
 
-    def __init__(self, store: Store, first: BaseFiles | None = None) -> None:
+    def __init__(self, store: Store, first: BaseFiles | None = None, records: Iterable[str] = ()) -> None:
         self._store = store
         self._first = first
+        self._records = frozenset(records)
 
     @cached_property
     def _others(self) -> list[BaseFiles]:
         known = all_bases(self._store, lambda name, error: None)
-        records = {base.digest: base for base in known}.values()
-        return [files_of(self._store, base) for base in records]
+        standing = {base.digest: files_of(self._store, base) for base in known}
+        earlier = [digest for digest in sorted(self._records) if digest not in standing]
+        return [*standing.values(), *(_files_of_record(self._store, digest) for digest in earlier)]
 
     def holder(self, digest: str) -> BaseFiles | None:
         """The base that an object is recorded to lie in; rather one whose files are there."""
@@ -65,9 +68,20 @@ def files_of(store: Store, base: Base) -> BaseFiles:
     return BaseFiles(base.name, base.digest, lambda: base.record, places_of(store, base.digest))
 
 
-def all_outside(store: Store, link: BaseLink | None = None) -> Bases:
-    """Wherever objects may lie outside the store, the base that a manifest is bound to first."""
-    return Bases(store, outside_files(store, link) if link is not None else None)
+def _files_of_record(store: Store, digest: str) -> BaseFiles:
+    """The files of a base whose name means another one by now, or was dropped."""
+    return BaseFiles(digest[:16], digest, lambda: store.record(digest), places_of(store, digest))
+
+
+def all_outside(store: Store, link: BaseLink | None = None, records: Iterable[str] = ()) -> Bases:
+    """Wherever objects may lie outside the store, the base that a manifest is bound to first.
+
+    Args:
+        store: knows the bases.
+        link: of that manifest.
+        records: digests of base records to look in as well, whether a name stands for them or not.
+    """
+    return Bases(store, outside_files(store, link) if link is not None else None, records)
 
 
 class Joined:

@@ -203,10 +203,15 @@ class Refs:
             _key(seen.name, generation.number), documents.seal(generation)
         ):
             return generation
-        raise Conflict(
-            f"ref {seen.name!r} moved on from generation {seen.number} meanwhile",
-            hint=f"ckptfmt log {seen.name}",
-        )
+        raise moved_on(seen)
+
+
+def moved_on(seen: Generation) -> Conflict:
+    """The error that says that a generation is not the newest any more."""
+    return Conflict(
+        f"ref {seen.name!r} moved on from generation {seen.number} meanwhile",
+        hint=f"ckptfmt log {seen.name}",
+    )
 
 
 def draft(target: str | None, verb: str) -> Generation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ckptfmt.store.catalog import Catalog
 from ckptfmt.store.choosing import Choice, Chooser, Copy
 from ckptfmt.store.shards import shard_of
 from ckptfmt.store.store import Store
@@ -67,6 +68,13 @@ def survey(store: Store, wanted: set[bytes], outside: Callable[[bytes], bool]) -
     catalog = store.catalog(refresh=True)
     only_trashed = {shard for value in trashed(store.storage) if (shard := shard_of(value.key)) is not None}
     only_trashed -= {shard for listed in store.storage.list("shards/") if (shard := shard_of(listed.key)) is not None}
+    with catalog.still():
+        return _survey(catalog, wanted, only_trashed, outside)
+
+
+def _survey(
+    catalog: Catalog, wanted: set[bytes], only_trashed: set[str], outside: Callable[[bytes], bool]
+) -> Survey:
     uses = {row: ShardUse(digest, digest not in only_trashed) for row, digest in catalog.rows().items()}
 
     def measure(digest: bytes, row: int, size: int) -> None:

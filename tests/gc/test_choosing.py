@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptfmt.format.shard import MAX_DEPTH
+from ckptfmt.store import choosing
 from ckptfmt.store.choosing import Choice, Chooser, Copy
 
 Copies = Mapping[bytes, list[Copy]]
@@ -68,6 +70,19 @@ def test_a_chain_is_cut_before_it_is_too_long() -> None:
     assert [shard for shard in found.shards.values() if shard >= 100] == [100 + MAX_DEPTH + 1]
 
 
+def test_a_small_copy_that_leads_far_leaves_room_for_what_is_stored_against_it() -> None:
+    """Each chain was short when it was made: the far copy came from another host, which did not see the near one."""
+    names = [bytes([index]) for index in range(MAX_DEPTH)]
+    copies: dict[bytes, list[Copy]] = {names[0]: [Copy(0, 100)]}
+    copies |= {names[index]: [Copy(index, 5, (names[index - 1],))] for index in range(1, MAX_DEPTH)}
+    copies |= {A: [Copy(20, 100), Copy(21, 5, (names[-1],))], B: [Copy(22, 5, (A,))], C: [Copy(23, 5, (B,))]}
+    assert choose(copies, {A}).shards[A] == 21
+    found = choose(copies, {A, B, C})
+    assert found.missing == set()
+    assert found.shards == {A: 20, B: 22, C: 23}
+    assert depth_of(found, copies) == 2
+
+
 def depth_of(choice: Choice, copies: Copies) -> int:
     """The longest chain of the chosen copies; fails on a circle and on what is not chosen."""
 
@@ -99,10 +114,10 @@ def stores(draw: st.DrawFn) -> dict[bytes, list[Copy]]:
     return copies
 
 
-def decodable(copies: Copies, outside: set[bytes]) -> set[bytes]:
-    """The plain answer, without a bound of depth: whatever some order of decoding reaches."""
+def decodable(copies: Copies, outside: set[bytes], bound: int = 1000) -> set[bytes]:
+    """The plain answer: whatever some order of decoding reaches in so many steps."""
     found = set(outside)
-    while True:
+    for _ in range(bound + 1):
         more = {
             digest
             for digest, several in copies.items()
@@ -111,6 +126,19 @@ def decodable(copies: Copies, outside: set[bytes]) -> set[bytes]:
         if not more:
             return found
         found |= more
+    return found
+
+
+@pytest.mark.parametrize("bound", [1, 2, 3])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stores(), st.sets(st.sampled_from(OBJECTS)))
+def test_a_bound_of_depth_costs_nothing_that_fits_into_it(
+    bound: int, monkeypatch: pytest.MonkeyPatch, copies: dict[bytes, list[Copy]], wanted: set[bytes]
+) -> None:
+    monkeypatch.setattr(choosing, "MAX_DEPTH", bound)
+    found = choose(copies, wanted)
+    assert depth_of(found, copies) <= bound
+    assert found.missing & decodable(copies, set(), bound) == set()
 
 
 @settings(max_examples=400, deadline=None)

@@ -277,6 +277,27 @@ def test_a_store_that_rots_during_the_hold_deletes_nothing(place: Place) -> None
     assert path.exists()
 
 
+@pytest.mark.parametrize("freed", [False, True], ids=["dropped", "freed"])
+def test_a_checkpoint_that_is_dropped_after_its_proof_is_not_deleted(place: Place, freed: bool) -> None:
+    """Without a hold there is no second proof: its name is dropped, and gc comes, before the receipt stands."""
+    path = place.bloated()
+    before = path.read_bytes()
+
+    def prove_and_drop(request: ProofRequest) -> Proof:
+        proof = prove(request)
+        place.store.drop("tree/run")
+        if freed:
+            place.store.gc(place.store.plan_gc(grace_hours=0, keep_history_days=0, apply=True))
+        return proof
+
+    report = place.clean(prove_and_drop, hold_days=0)
+    assert report.refused
+    assert report.freed_bytes == 0
+    assert report.receipt is not None
+    cleaning.undo_cleanup(place.store, report.receipt)
+    assert path.read_bytes() == before
+
+
 def test_a_checkpoint_without_a_name_is_not_purged(place: Place) -> None:
     place.bloated()
     report = place.clean()
