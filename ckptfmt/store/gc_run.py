@@ -178,7 +178,8 @@ class _GcRun:
             if not self._all_in_place(marker, live, found):
                 continue
             outside = all_outside(self._store, records=marker.records)
-            unsound = _unsound(self._store, owned, found, live, outside, self._progress)
+            dropped = {shard for run in owned for value in run.values if (shard := shard_of(value.key))} - live
+            unsound = _unsound(self._store, dropped, found, outside, self._progress)
             if unsound is None:
                 continue
             if not unsound:
@@ -285,14 +286,13 @@ def _losing(catalog: Catalog, dropped: set[str], needed: Collection[bytes]) -> s
 
 
 def _unsound(
-    store: Store, owned: list[Run], found: Survey, live: set[str], outside: Bases, progress: Progress
+    store: Store, dropped: set[str], found: Survey, outside: Bases, progress: Progress
 ) -> dict[bytes, str] | None:
     """Objects that are about to lose a copy and whose copy that stays does not decode, with the reason.
 
     Returns:
         None where another process changed the catalog meanwhile.
     """
-    dropped = {shard for run in owned for value in run.values if (shard := shard_of(value.key)) and shard not in live}
     if not dropped:
         return {}
     catalog = store.catalog()

@@ -72,9 +72,7 @@ def survey(store: Store, wanted: set[bytes], outside: Callable[[bytes], bool]) -
         return _survey(catalog, wanted, only_trashed, outside)
 
 
-def _survey(
-    catalog: Catalog, wanted: set[bytes], only_trashed: set[str], outside: Callable[[bytes], bool]
-) -> Survey:
+def _survey(catalog: Catalog, wanted: set[bytes], only_trashed: set[str], outside: Callable[[bytes], bool]) -> Survey:
     uses = {row: ShardUse(digest, digest not in only_trashed) for row, digest in catalog.rows().items()}
 
     def measure(digest: bytes, row: int, size: int) -> None:

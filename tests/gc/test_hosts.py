@@ -31,7 +31,13 @@ def gc(store: Store) -> GcReport:
 
 @contextmanager
 def once(
-    patch: pytest.MonkeyPatch, owner: type, name: str, act: Callable[[], object], when: Callable[..., bool], *, after: bool
+    patch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    act: Callable[[], object],
+    when: Callable[..., bool],
+    *,
+    after: bool,
 ) -> Iterator[None]:
     """Let somebody else do something at the first call of a method that `when` takes."""
     waiting = [act]
