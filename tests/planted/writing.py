@@ -128,8 +128,8 @@ WRITING: Final[tuple[Bug, ...]] = (
     Bug(
         "a document of the right length is believed",
         "store/store.py",
-        "if self.storage.size(key) == len(data) and self.storage.read(key, 0, len(data)) == data:",
-        "if self.storage.size(key) == len(data):",
+        "return self.storage.size(key) == len(data) and self.storage.read(key, 0, len(data)) == data",
+        "return self.storage.size(key) == len(data)",
         PUBLISH,
     ),
     Bug(
