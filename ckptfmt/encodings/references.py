@@ -177,7 +177,7 @@ class Reference:
 
     fuse: Fuse | None = None
     steps: tuple[Step, ...] = ()
-    _windows: Windows = field(default_factory=Windows, init=False, repr=False, compare=False)
+    _windows: dict[int, Windows] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -211,13 +211,14 @@ class Reference:
         """
         fuse = self.fuse
         source: Source = sources[0] if fuse is None else lambda start, stop: fuse.read(sources, start, stop)
-        for step in self.steps:
-            source = self._after(step, source, sources)
+        for place, step in enumerate(self.steps):
+            source = self._after(place, step, source, sources)
         return Basis(source(begin, end))
 
-    def _after(self, step: Step, source: Source, sources: Sequence[Source]) -> Source:
+    def _after(self, place: int, step: Step, source: Source, sources: Sequence[Source]) -> Source:
         if isinstance(step, Transpose):
-            return lambda begin, end: self._windows.read(step, sources, source, begin, end)
+            windows = self._windows.setdefault(place, Windows())
+            return lambda begin, end: windows.read(step, sources, source, begin, end)
         return lambda begin, end: step.read(source, begin, end)
 
 

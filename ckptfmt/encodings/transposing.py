@@ -131,6 +131,9 @@ class Windows:
     def read(self, matrix: Transpose, sources: Sequence[Source], source: Source, begin: int, end: int) -> Buffer:
         """Bytes from `begin` to `end` of the transpose of a matrix.
 
+        One object serves one step of a reference: two steps of the same shape have other bytes, and the second is made
+        of the first.
+
         Args:
             matrix: its shape.
             sources: what `source` is made of; windows are known by them, each the very same.

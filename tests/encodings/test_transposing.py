@@ -105,3 +105,13 @@ def test_what_is_given_cannot_be_changed() -> None:
     source = Counted(matrix_of().tobytes())
     given = Windows().read(Transpose(2, ROWS, COLUMNS), (source,), source, 0, 1000)
     assert memoryview(given).readonly
+
+
+def test_a_transpose_of_a_transpose_of_the_same_shape() -> None:
+    """The second waited for the first, which it took for itself."""
+    data = bytes(range(64)) * 2
+    reference = parse_reference("transpose:2:8x8,transpose:2:8x8")
+    assert reference.length([128]) == 128
+    assert bytes(reference.read([lambda begin, end: data[begin:end]], 0, 128).words) == data
+    once = parse_reference("transpose:2:8x8")
+    assert bytes(once.read([lambda begin, end: data[begin:end]], 0, 128).words) != data
