@@ -1,8 +1,9 @@
 """A disk that loses power: which states may be there afterwards, after a log of calls.
 
 POSIX at its least: what a file holds is certain once it was synced, and a name once its directory was. Until then any
-part of either may be there: data lost, cut off in the middle or zeros; each change of a name done or not done. Of
-several files that were not synced, all meet the same fate, or one of them another than the rest.
+part of either may be there: data lost, cut off in the middle or zeros; each change of a name done or not done. One
+thing more is taken for granted, which every journal gives: a rename never takes the old name away without giving the
+new one. Of several files that were not synced, all meet the same fate, or one of them another than the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -45,32 +46,51 @@ class File:
         return self.data[: len(self.synced) + {"torn early": 1, "torn": new // 2, "torn late": new - 1}[fate]]
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A name given (`node`) or taken away (None). One that a rename takes away `needs` the one that it gives."""
+
+    number: int
+    name: str
+    node: int | None
+    needs: int | None = None
+
+
 @dataclass
 class Directory:
     entries: dict[str, int] = field(default_factory=dict)
     synced: dict[str, int] = field(default_factory=dict)
-    pending: list[tuple[str, int | None]] = field(default_factory=list)
+    pending: list[Change] = field(default_factory=list)
 
-    def set(self, name: str, node: int | None) -> None:
-        if node is None:
-            del self.entries[name]
-        else:
-            self.entries[name] = node
-        self.pending.append((name, node))
+    def set(self, change: Change) -> None:
+        _apply(self.entries, change)
+        self.pending.append(change)
 
-    def sync(self) -> None:
+    def sync(self) -> set[int]:
+        """Make all certain; the changes that are needed for that."""
+        needed = {change.needs for change in self.pending if change.needs is not None}
         self.synced = dict(self.entries)
         self.pending.clear()
+        return needed
 
-    def after(self, applied: frozenset[int]) -> dict[str, int]:
+    def sync_one(self, number: int) -> None:
+        for change in [change for change in self.pending if change.number == number]:
+            _apply(self.synced, change)
+            self.pending.remove(change)
+
+    def after(self, done: Callable[[Change], bool]) -> dict[str, int]:
         found = dict(self.synced)
-        for index, (name, node) in enumerate(self.pending):
-            if index in applied:
-                if node is None:
-                    found.pop(name, None)
-                else:
-                    found[name] = node
+        for change in self.pending:
+            if done(change):
+                _apply(found, change)
         return found
+
+
+def _apply(entries: dict[str, int], change: Change) -> None:
+    if change.node is None:
+        entries.pop(change.name, None)
+    else:
+        entries[change.name] = change.node
 
 
 class Disk:
@@ -79,6 +99,9 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self.root = str(root)
         self.nodes: dict[int, File | Directory | str] = {}
+        self._changes = itertools.count()
+        self._moved: dict[str, int] = {}
+        """Directories by names that they had: a descriptor that is open knows them still."""
         self.top = self._load(root)
 
     def _add(self, node: File | Directory | str) -> int:
@@ -106,6 +129,17 @@ class Disk:
     def _parent(self, path: str) -> tuple[Directory, str]:
         return self._directory(os.path.dirname(path)), os.path.basename(path)
 
+    def _open_directory(self, path: str) -> Directory:
+        """A directory by the name it was opened by."""
+        node = self.nodes[self._moved[path]] if path in self._moved else self._directory(path)
+        assert isinstance(node, Directory)
+        return node
+
+    def _change(self, directory: Directory, name: str, node: int | None, needs: int | None = None) -> int:
+        number = next(self._changes)
+        directory.set(Change(number, name, node, needs))
+        return number
+
     def _file(self, path: str) -> File:
         parent, name = self._parent(path)
         node = self.nodes[parent.entries[name]]
@@ -125,21 +159,26 @@ class Disk:
             file = self._file(path)
             file.synced = file.data
         elif call == "fsync_directory":
-            self._directory(path).sync()
+            for needed in self._open_directory(path).sync():
+                for other in self.nodes.values():
+                    if isinstance(other, Directory):
+                        other.sync_one(needed)
         elif call in ("create", "mkdir", "symlink"):
             made: File | Directory | str = {"create": File(), "mkdir": Directory(), "symlink": event.other}[call]
             parent, name = self._parent(path)
-            parent.set(name, self._add(made))
+            self._change(parent, name, self._add(made))
         elif call in ("unlink", "rmdir"):
             parent, name = self._parent(path)
-            parent.set(name, None)
+            self._change(parent, name, None)
         elif call in ("rename", "link"):
             parent, name = self._parent(path)
             target, target_name = self._parent(event.other)
             node = parent.entries[name]
+            given = self._change(target, target_name, node)
             if call == "rename":
-                parent.set(name, None)
-            target.set(target_name, node)
+                self._change(parent, name, None, given)
+                if isinstance(self.nodes[node], Directory):
+                    self._moved[path] = node
         else:
             raise AssertionError(f"a call that the model does not know: {call}")
 
@@ -152,7 +191,7 @@ class Disk:
             if isinstance(node, File) and node.data != node.synced:
                 found.add(below)
             if isinstance(node, Directory):
-                found.update(f"{below}/{name}" for name, _ in node.pending if name in node.entries)
+                found.update(f"{below}/{change.name}" for change in node.pending if change.name in node.entries)
                 for name, child in node.entries.items():
                     visit(child, f"{below}/{name}")
 
@@ -166,28 +205,27 @@ class Disk:
 
     def seen(self) -> State:
         """What a process sees, and what there is when nothing is lost."""
-        everything = {number: frozenset(range(99)) for number in self.nodes}
-        return self._state(everything, dict.fromkeys(self.nodes, "all"))
+        return self._state(self._pending(), dict.fromkeys(self.nodes, "all"))
 
     def states(self) -> Iterator[State]:
         """States that power loss may leave now."""
-        places = [
-            (number, index)
-            for number, node in self.nodes.items()
-            if isinstance(node, Directory)
-            for index in range(len(node.pending))
-        ]
+        pending = self._pending()
         dirty = [n for n, node in self.nodes.items() if isinstance(node, File) and node.data != node.synced]
-        for applied in _choices(places):
-            by_node: dict[int, set[int]] = {}
-            for number, index in applied:
-                by_node.setdefault(number, set()).add(index)
-            names = {number: frozenset(indexes) for number, indexes in by_node.items()}
+        for done in _choices(pending):
             for fates in _fates(dirty):
-                yield self._state(names, fates)
+                yield self._state(done, fates)
 
-    def _state(self, applied: dict[int, frozenset[int]], fates: dict[int, Fate]) -> State:
+    def _pending(self) -> tuple[int, ...]:
+        return tuple(
+            change.number for node in self.nodes.values() if isinstance(node, Directory) for change in node.pending
+        )
+
+    def _state(self, done: tuple[int, ...], fates: dict[int, Fate]) -> State:
         state: State = {}
+        undone = set(self._pending()) - set(done)
+
+        def happened(change: Change) -> bool:
+            return change.number not in undone and change.needs not in undone
 
         def visit(number: int, path: str) -> None:
             node = self.nodes[number]
@@ -198,23 +236,23 @@ class Disk:
             else:
                 if path:
                     state[path] = None
-                for name, child in node.after(applied.get(number, frozenset())).items():
+                for name, child in node.after(happened).items():
                     visit(child, f"{path}/{name}" if path else name)
 
         visit(self.top, "")
         return state
 
 
-def _choices(places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], ...]]:
+def _choices(places: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Which changes of names happened: each subset of a few; of many, all, none, each prefix, each one, all but one."""
     if len(places) <= MANY:
         for size in range(len(places) + 1):
             yield from itertools.combinations(places, size)
         return
-    yield tuple(places)
+    yield places
     yield ()
     for index, place in enumerate(places):
-        yield tuple(places[:index])
+        yield places[:index]
         yield (place,)
         yield tuple(other for other in places if other is not place)
 
