@@ -165,7 +165,7 @@ def log(store: Store, name: str) -> Log:
 
 def _generations(store: Store, ref: str) -> tuple[Generation, ...]:
     try:
-        return tuple(store.refs.history(check_name(ref)))
+        return tuple(store.refs.readable(check_name(ref)))
     except CkptfmtError:
         return ()
 

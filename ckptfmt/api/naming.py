@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from ckptfmt.api.results import Bound, RefChanged
-from ckptfmt.errors import Conflict, IncompleteStore, InvalidInput, NotFound
+from ckptfmt.errors import Conflict, FormatError, IncompleteStore, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import find_base
@@ -89,7 +89,10 @@ def rollback(store: Store, name: str) -> RefChanged:
     old = store.refs.read(ref, int(number))
     if old.target is None:
         raise NotFound(f"{name!r} is where the ref was dropped", hint=f"ckptfmt log {ref}")
-    newest = store.refs.newest(ref) or old
+    try:
+        newest = store.refs.newest(ref) or old
+    except (IntegrityError, FormatError):  # Damaged: a person has decided what the ref stands for.
+        newest = structs.replace(old, number=store.refs.numbers(ref)[-1], target=None)
     if newest.target == old.target:
         return _changed(store.refs.settled(newest))
     with pinned(store, old.target):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ckptfmt.errors import CkptfmtError
+from ckptfmt.errors import CkptfmtError, IntegrityError, InvalidInput, NotFound
 from ckptfmt.fsck import repair as repairs
+from ckptfmt.fsck.advice import advised
+from ckptfmt.fsck.exactly import repair_files, repair_names
 from ckptfmt.fsck.look import look
-from ckptfmt.fsck.problem import Level, Problem, Repair
+from ckptfmt.fsck.opening import is_store_without_document, repair_document_of
+from ckptfmt.fsck.problem import REPAIR, Level, Problem, Repair
 from ckptfmt.progress import Progress
 from ckptfmt.storage.local import LocalStorage
 from ckptfmt.store.refs import Refs
-from ckptfmt.store.store import DOCUMENT, Store
+from ckptfmt.store.store import DOCUMENT, Store, open_store
 
 
 class FsckProblem(msgspec.Struct, frozen=True):
@@ -57,20 +61,36 @@ class FsckReport(msgspec.Struct, frozen=True):
         return any(problem.level == "damage" for problem in self.problems)
 
 
-def fsck(store: Store, *, full: bool, repair: bool, progress: Progress) -> FsckReport:
-    """See `Store.fsck`."""
+def fsck(store: Store, *, full: bool, repair: bool, places: Sequence[str] = (), progress: Progress) -> FsckReport:
+    """See `Store.fsck`.
+
+    Raises:
+        InvalidInput: a place that is no directory, or this store itself.
+    """
+    directories, others = _sources(store, places)
     found = look(store, full=full, progress=progress)
     repaired: list[Repair] = []
-    if repair:
-        for step in (repairs.repair_documents, repairs.repair_objects):
-            done = step(store, found)
-            if done or found.shards.bad:  # What was copied out of a damaged shard may harm nobody any more.
+    steps: list[Callable[[], list[Repair]]] = [
+        lambda: repair_names(store, found),
+        lambda: repairs.repair_documents(store, found),
+        lambda: repair_files(store, found, directories, others),
+        lambda: repairs.repair_objects(store, found, directories, others),
+    ]
+    try:
+        for step in steps if repair else ():
+            done = step()
+            last = step is steps[-1] and bool(found.shards.bad)
+            if done or last:  # What was copied out of a damaged shard may harm nobody any more.
                 found.shards.close()
                 found = look(store, full=full, progress=progress)
             repaired += done
+    finally:
+        for other in others:
+            other.close()
+    problems = [advised(each, found) for each in found.problems] if repair else found.problems
     try:
         return FsckReport(
-            problems=_told(found.problems, notes=False),
+            problems=_told(problems, notes=False),
             notes=_told(found.problems, notes=True),
             repaired=tuple(FsckRepair(each.kind, each.path, each.message) for each in repaired),
             refs=len(found.states),
@@ -83,11 +103,45 @@ def fsck(store: Store, *, full: bool, repair: bool, progress: Progress) -> FsckR
         found.shards.close()
 
 
-def fsck_unopened(path: str, error: CkptfmtError) -> FsckReport:
+def _sources(store: Store, places: Sequence[str]) -> tuple[list[str], list[Store]]:
+    """Directories, and other stores, in which to look for what is lost."""
+    for place in places:
+        if not os.path.isdir(place) or os.path.realpath(place) == os.path.realpath(store.path or ""):
+            raise InvalidInput(
+                f"--from {place}: no directory beside the store", hint="ckptfmt fsck --repair --from DIR"
+            )
+    stores = [place for place in places if os.path.isfile(os.path.join(place, DOCUMENT))]
+    return [place for place in places if place not in stores], [open_store(place) for place in stores]
+
+
+def fsck_path(path: str, *, full: bool, repair: bool, places: Sequence[str] = (), progress: Progress) -> FsckReport:
+    """As `Store.fsck`, also for a store that cannot be opened for its own document is damaged or gone.
+
+    Raises:
+        NotFound: there is no store (`no-store`).
+    """
+    mended: list[Repair] = []
+    try:
+        store = open_store(path)
+    except (IntegrityError, NotFound) as error:
+        if isinstance(error, NotFound) and not is_store_without_document(path):
+            raise
+        if not repair:
+            return _unopened(path, error)
+        mended.append(repair_document_of(path))
+        store = open_store(path)
+    try:
+        report = fsck(store, full=full, repair=repair, places=places, progress=progress)
+    finally:
+        store.close()
+    told = tuple(FsckRepair(each.kind, each.path, each.message) for each in mended)
+    return msgspec.structs.replace(report, repaired=(*told, *report.repaired))
+
+
+def _unopened(path: str, error: CkptfmtError) -> FsckReport:
     """What there is to say of a store that cannot be opened: its own document is damaged, which harms every name."""
     names = tuple(name for name, _ in Refs(LocalStorage(os.path.abspath(path))).names())
-    hint = "put store.json back from a copy of the store: nothing else is harmed"
-    problem = Problem("store-document", DOCUMENT, error.message, names, hint)
+    problem = Problem("store-document", DOCUMENT, error.message, names, REPAIR)
     return FsckReport(_told([problem], notes=False), (), (), len(names), 0, 0, 0, full=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,17 +30,26 @@ class StoreUpkeep:
 
         return checking.verify(self._engine, names, subset, progress)
 
-    def fsck(self, *, full: bool = False, repair: bool = False, progress: Progress = SILENT) -> FsckReport:
+    def fsck(
+        self,
+        *,
+        full: bool = False,
+        repair: bool = False,
+        places: Sequence[str | os.PathLike[str]] = (),
+        progress: Progress = SILENT,
+    ) -> FsckReport:
         """Look at the store's structure: what is damaged or missing, and whom it harms. Writes only with `repair`.
 
         Args:
             full: also read every stored byte, and what is needed of the files of referenced bases.
             repair: repair first what can be known for sure. Nothing is dropped; damaged files are set aside.
+            places: directories, and other stores, in which to look for what is lost.
             progress: told of shards, or with `full` of bytes; may raise to stop.
         """
         from ckptfmt.api import repairing
 
-        return repairing.fsck(self._engine, full=full, repair=repair, progress=progress)
+        looked_in = [os.fspath(each) for each in places]
+        return repairing.fsck(self._engine, full=full, repair=repair, places=looked_in, progress=progress)
 
     def optimize(
         self,

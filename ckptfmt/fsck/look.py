@@ -11,6 +11,7 @@ from time import time_ns
 
 from ckptfmt.errors import CkptfmtError, FormatError, IntegrityError
 from ckptfmt.format.shard import MAX_DEPTH
+from ckptfmt.fsck.look_catalog import look_at_catalog
 from ckptfmt.fsck.look_documents import Documents, Needs, look_at_documents, needed_in_trash
 from ckptfmt.fsck.look_refs import RefState, look_at_refs
 from ckptfmt.fsck.look_shards import Shards, look_at_shards
@@ -66,7 +67,7 @@ def look(store: Store, *, full: bool, progress: Progress) -> Found:
     shards, damaged = look_at_shards(store.storage, store.facts(), data=full, progress=progress)
     found = Found([], states, documents, shards, {}, {})
     found.problems = [*problems, *more, *needed_in_trash(store, documents), *_objects(store, found, damaged, full=full)]
-    found.problems += look_at_writers(store.storage, time_ns())
+    found.problems += [*look_at_writers(store.storage, time_ns()), *look_at_catalog(shards, store.facts())]
     return found
 
 

@@ -44,12 +44,14 @@ class Documents:
         needs: of each that is there, and that a name stands for or stood for, by its digest.
         keys: of all that are needed now, with whom they harm: also those that are not there.
         links: base records that manifests are bound to, with the refs that are harmed without.
+        unnamed: manifests that are sound and that no name stands for, or ever stood for.
         origins: where the files of a document were said to lie, by its digest: host and path, the newest first.
     """
 
     needs: dict[str, Needs] = field(default_factory=dict)
     keys: dict[str, set[str]] = field(default_factory=dict)
     links: dict[str, set[str]] = field(default_factory=dict)
+    unnamed: list[str] = field(default_factory=list)
     origins: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
@@ -175,7 +177,9 @@ def _others(store: Store, found: Documents, earlier: dict[str, set[str]]) -> lis
                 store.record(digest)
             else:
                 manifest = _manifest(store, digest)
-                if digest in earlier and store.storage.size(key) is not None:
+                if digest not in earlier:
+                    found.unnamed.append(digest)
+                elif store.storage.size(key) is not None:
                     needs = Needs(key, set(earlier[digest]), objects_of(manifest), manifest.base, earlier=True)
                     found.needs.setdefault(digest, needs)
         except NotFound:
@@ -184,6 +188,10 @@ def _others(store: Store, found: Documents, earlier: dict[str, set[str]]) -> lis
             kind = "record-damaged" if is_record else "manifest-damaged"
             names = tuple(sorted(earlier.get(digest, ())))
             problems.append(Problem(kind, key, error.message, names, _import_again(found, key)))
+    if found.unnamed:
+        some = ", ".join(digest[:12] for digest in found.unnamed[:3]) + (", …" if len(found.unnamed) > 3 else "")
+        what = f"{len(found.unnamed)} of them have no name ({some})"
+        problems.append(Problem("unnamed", "manifests/", what, hint="ckptfmt gc takes them away"))
     return problems
 
 

@@ -100,7 +100,7 @@ def _problems_of(state: RefState) -> list[Problem]:
     key = generation_key(state.name, state.top).rpartition("/")[0]
     if open_gaps:
         what = f"{_numbers(open_gaps)} of {state.name!r} gone; what it named is kept by no name"
-        problems.append(Problem("generation-gone", key, what))
+        problems.append(Problem("generation-gone", key, what, (), REPAIR))
     elif gone:
         problems.append(Problem("history", key, f"{_numbers(gone)} gone, and generation {state.told} says so"))
     return problems
@@ -109,7 +109,7 @@ def _problems_of(state: RefState) -> list[Problem]:
 def _way_out(state: RefState, number: int) -> str | None:
     """What a user can do where a generation cannot be read: no older one is taken in its place by itself."""
     if number != state.top:
-        return None
+        return REPAIR
     before = max((each for each, item in state.sound.items() if item.target is not None), default=None)
     older = f"; {state.name}@{before} is the one before, and can be restored as such" if before else ""
     return f"{REPAIR}{older}; or put the file back from a copy of the store"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +38,16 @@ def aside(storage: Storage, key: str) -> bool:
     Returns:
         False where it has only the new one, on file systems that give no second: then it is put back.
     """
+    place = _second_name(storage, key)
+    if storage.size(key) is not None:
+        return True
+    storage.link(place, key)
+    storage.settle([key])
+    return False
+
+
+def _second_name(storage: Storage, key: str) -> str:
+    """Give a file a name in the directory of what is set aside, durably."""
     place = f"{ASIDE}{key.replace('/', _FLAT)}"
     number = 1
     while storage.size(place) is not None:
@@ -44,11 +55,29 @@ def aside(storage: Storage, key: str) -> bool:
         place = f"{ASIDE}{key.replace('/', _FLAT)}.{number}"
     storage.link(key, place)
     storage.settle([place])
-    if storage.size(key) is not None:
-        return True
-    storage.link(place, key)
-    storage.settle([key])
-    return False
+    return place
+
+
+@contextmanager
+def beside_damaged(storage: Storage, shards: Shards) -> Iterator[Callable[[str], None]]:
+    """Let shards be written that may have the very names of damaged ones: of just the same objects, stored alike.
+
+    Meanwhile damaged shards have second names, which those keep whose place was taken.
+
+    Yields:
+        What is to be told of each shard that was written.
+    """
+    states = [state for state in shards.bad.values() if state.key == shard_key(state.shard) and not state.replaced]
+    names = {state.shard: _second_name(storage, state.key) for state in states if storage.size(state.key) is not None}
+    written: set[str] = set()
+    try:
+        yield written.add
+    finally:
+        for state in states:
+            if state.shard in written:
+                state.replaced = True
+            elif state.shard in names and storage.size(state.key) is not None:
+                storage.delete(names[state.shard])
 
 
 def copy_out(store: Store, shards: Shards, state: ShardState) -> Repair | None:
@@ -198,11 +227,13 @@ def take_again(store: Store, shards: Shards, lays: dict[str, Lay]) -> list[Repai
         What was repaired, by the directory it came from.
     """
     taken: dict[str, int] = {}
+    with ThreadPoolExecutor(2, "encode") as pool, beside_damaged(store.storage, shards) as wrote:
 
-    def written(shard: str, size: int, objects: tuple[ShardObject, ...]) -> None:
-        shards.truth.add_shard(shard, size, objects)
+        def written(shard: str, size: int, objects: tuple[ShardObject, ...]) -> None:
+            wrote(shard)
+            shards.truth.forget_shard(shard)
+            shards.truth.add_shard(shard, size, objects)
 
-    with ThreadPoolExecutor(2, "encode") as pool:
         writer = ShardWriter(store.storage, effort="fast", pool=pool, remaining=lambda: 1 << 20, written=written)
         try:
             for digest, lay in sorted(lays.items()):

@@ -26,6 +26,7 @@ LEVELS: Final[dict[str, Level]] = {
     "lineage": "damage",
     "record-damaged": "damage",
     "record-missing": "damage",
+    "unnamed": "note",
     # Refs, receipts
     "generation-damaged": "damage",
     "generation-gone": "problem",
@@ -39,6 +40,8 @@ LEVELS: Final[dict[str, Level]] = {
     "unfinished": "note",
     "set-aside": "note",
     "stray": "note",
+    # Indexes
+    "catalog": "problem",
 }
 """Every kind of finding, and how bad it is."""
 

@@ -5,6 +5,7 @@ Each step is durable by itself and leaves a store that is no worse: stopped anyw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import structs
@@ -14,6 +15,7 @@ from ckptfmt.errors import CkptfmtError, NotFound
 from ckptfmt.format import documents
 from ckptfmt.format.manifest import BaseRecord, Manifest
 from ckptfmt.format.refs import BASES
+from ckptfmt.fsck.from_store import fetch
 from ckptfmt.fsck.look import Found
 from ckptfmt.fsck.look_refs import ACKNOWLEDGED, RefState, generation_key, target_left
 from ckptfmt.fsck.objects_again import Lay, aside, copy_out, pieces_of, retire, take_again
@@ -86,17 +88,23 @@ def _records(store: Store, found: Found) -> list[Repair]:
     return done
 
 
-def repair_objects(store: Store, found: Found) -> list[Repair]:
+def repair_objects(
+    store: Store, found: Found, places: Sequence[str] = (), others: Sequence[Store] = ()
+) -> list[Repair]:
     """Bring lacking objects back, first out of damaged shards, then from the files they were cut from.
 
     Args:
         store: where.
         found: what a look found; its shards learn of what is written.
+        places: directories in which the files may lie too.
+        others: stores that may have them.
     """
     shards = found.shards
     replaced = [copy_out(store, shards, state) for state in shards.bad.values()]
     lacking = {digest for digest in found.lacking if not shards.truth.find(digest)}
-    taken = take_again(store, shards, _lays(store, found, lacking)) if lacking else []
+    taken = take_again(store, shards, _lays(store, found, lacking, places)) if lacking else []
+    lacking = {digest for digest in lacking if not shards.truth.find(digest)}
+    taken += fetch(store, shards, lacking, others) if lacking and others else []
     lacking = {digest for digest in lacking if not shards.truth.find(digest)}
     if any(problem.kind in _UNREAD for problem in found.problems):
         return [*taken, *(told for told in replaced if told is not None)]  # Nobody knows what those need.
@@ -104,7 +112,7 @@ def repair_objects(store: Store, found: Found) -> list[Repair]:
     return [*taken, *(told for told in (*replaced, *retired) if told is not None)]
 
 
-def _lays(store: Store, found: Found, lacking: set[str]) -> dict[str, Lay]:
+def _lays(store: Store, found: Found, lacking: set[str], places: Sequence[str]) -> dict[str, Lay]:
     """Where the files lay from which lacking objects were cut, of every document that can be read."""
     lays: dict[str, Lay] = {}
     for digest, origins in found.documents.origins.items():
@@ -113,8 +121,8 @@ def _lays(store: Store, found: Found, lacking: set[str]) -> dict[str, Lay]:
             continue
         for item, length, piece in pieces_of(document):
             if item in lacking:
-                places = lays.setdefault(item, Lay(length, [])).places
-                places += [(origin, piece) for _, origin in origins]
+                lay = lays.setdefault(item, Lay(length, []))
+                lay.places.extend((origin, piece) for origin in (*(origin for _, origin in origins), *places))
     return lays
 
 

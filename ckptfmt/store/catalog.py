@@ -275,6 +275,14 @@ class Catalog:
 
         return self._do(work)
 
+    def outlines(self) -> dict[str, tuple[int, ...]]:
+        """Of each shard its size and what its objects come to: what two catalogs of the same shards agree on."""
+        query = (
+            "SELECT shards.digest, size, count(objects.digest), total(begin), total(length), total(stored_bytes), "
+            "total(length(stored)) FROM shards LEFT JOIN objects ON shards.id = objects.shard GROUP BY shards.id"
+        )
+        return self._do(lambda connection: {row[0]: tuple(map(int, row[1:])) for row in connection.execute(query)})
+
     def rows(self) -> dict[int, str]:
         """The shards it knows, by the number that `every_copy` gives them."""
         return self._do(lambda connection: dict(connection.execute("SELECT id, digest FROM shards")))

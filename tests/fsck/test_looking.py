@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from ckptfmt import Store
-from ckptfmt.api.repairing import FsckReport, fsck_unopened
+from ckptfmt.api.repairing import FsckReport, fsck_path
 from ckptfmt.digest import digest_of
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format import documents
 from ckptfmt.format.refs import TrashMarker
+from ckptfmt.progress import SILENT
 from ckptfmt.store.publish import pinned
 from tests.cli.made import Shell
 from tests.format.test_damage import (
@@ -66,7 +67,8 @@ def looked(path: Path, *, full: bool = True) -> FsckReport:
         with Store.open(path) as store:
             return store.fsck(full=full)
     except CkptfmtError as error:
-        return fsck_unopened(str(path), error)
+        assert error.code == "damaged"
+        return fsck_path(str(path), full=full, repair=False, progress=SILENT)
 
 
 @pytest.mark.parametrize("case", STORE, ids=lambda case: case["change"])

@@ -10,7 +10,7 @@ from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
 from ckptfmt.cli.text import count
 from ckptfmt.cli.verb import verb
-from ckptfmt.errors import EXIT_CODES, IntegrityError
+from ckptfmt.errors import EXIT_CODES
 
 if TYPE_CHECKING:
     from ckptfmt.api.repairing import FsckProblem, FsckReport
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 ckptfmt fsck
 ckptfmt fsck --full
-ckptfmt fsck --full --repair"""
+ckptfmt fsck --full --repair
+ckptfmt fsck --full --repair --from /backup/runs.ckptfmt"""
 
 _SHOWN = 20
 
@@ -26,10 +27,12 @@ _SHOWN = 20
 @verb("fsck", example=EXAMPLE)
 @click.option("--full", is_flag=True, help="Also read every stored byte, and compare its checksum.")
 @click.option("--repair", is_flag=True, help="Repair first what can be known for sure; nothing is dropped.")
+@click.option("--from", "places", multiple=True, type=click.Path(), metavar="DIR", help="Where lost files may lie.")
 def command(
     session: Session,
     full: bool,  # noqa: FBT001
     repair: bool,  # noqa: FBT001
+    places: tuple[str, ...],
 ) -> int:
     """Look at the store's structure, and name whom each damage harms.
 
@@ -40,19 +43,18 @@ def command(
     Ends with 3 where content is damaged or gone, with 1 for other problems. Unfinished writes and files that are no
     part of a store are told as notes.
 
-    --repair links back what is needed and lies in the trash, copies what is sound out of damaged shards, takes lost
-    objects and base records in again from the directories they came from where the bytes are still the same, and gives
-    a name back whose newest generation still tells what it stood for. Files that were replaced lie in 'damaged/' of the
-    store. What is then left is told.
+    --repair turns single flipped bits of documents and headers back, links back what is needed and lies in the trash,
+    copies what is sound out of damaged shards, takes lost objects and documents in again from the directories they came
+    from where the bytes are still the same, and gives a name back whose newest generation still tells what it stood
+    for. With --from it also looks in a DIR that has the files, or is another store. All that is written is proven by
+    its digest. Files that were replaced lie in 'damaged/' of the store. What is then left is told.
     """
     from ckptfmt.api import find_store
-    from ckptfmt.api.repairing import fsck_unopened
+    from ckptfmt.api.repairing import fsck_path
 
-    try:
-        with session.store() as store, session.progress() as progress:
-            report = store.fsck(full=full, repair=repair, progress=progress)
-    except IntegrityError as error:
-        report = fsck_unopened(find_store(session.stated_store), error)
+    path = find_store(session.stated_store)
+    with session.progress() as progress:
+        report = fsck_path(path, full=full, repair=repair, places=places, progress=progress)
     session.give(report, lambda: lines(report))
     if report.damaged:
         return EXIT_CODES["damaged"]
