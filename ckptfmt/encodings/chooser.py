@@ -113,11 +113,11 @@ def _relative_size(
     """Bytes that the sample takes against a basis; None where that cannot be read."""
     try:
         basis = basis_of(0, len(head))
+        classes = basis.classes
         words = _joined(basis.words, pieces)
-        classes = None
-        if basis.classes is not None:
-            width = len(basis.words) // max(1, len(basis.classes))
-            classes = _joined(basis.classes, [slice(piece.start // width, piece.stop // width) for piece in pieces])
+        if classes is not None:
+            width = len(basis.words) // max(1, len(classes))
+            classes = _joined(classes, [slice(piece.start // width, piece.stop // width) for piece in pieces])
         sample = _joined(head, pieces)
         return len(RELATIVE[name].encode(sample, element, Basis(words, classes)) or sample)
     except CkptfmtError:

@@ -114,8 +114,8 @@ class Lowrank:
 
 def _check_lengths(length: int, basis: Basis, element: str | None) -> None:
     _, width = kind_of(element)
-    if length != len(basis.words) or (basis.classes is not None and len(basis.classes) != length // width):
-        raise FormatError(f"a lowrank frame of {length} bytes has a basis of {len(basis.words)}")
+    if length != basis.length or (basis.count is not None and basis.count != length // width):
+        raise FormatError(f"a lowrank frame of {length} bytes has a basis of {basis.length}")
 
 
 def _ordered(words: Words, element: str | None) -> Words:
@@ -136,27 +136,24 @@ def _words(ordered: Words, element: str | None) -> Words:
     return ordered.astype(f"<i{width}", copy=False).view(word_type(width))
 
 
-def _classes(basis: Basis, count: int) -> Words:
-    if basis.classes is None:
-        return np.zeros(count, np.uint8)
-    return np.frombuffer(basis.classes, np.uint8)
-
-
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
 def _write_grouped(frame: Buffer, element: str | None, basis: Basis) -> list[bytes]:
     _, width = kind_of(element)
     words, under = (np.frombuffer(buffer, word_type(width)) for buffer in (frame, basis.words))
-    classes = _classes(basis, len(words))
     places = np.flatnonzero(words != under)
     steps = _ordered(words.take(places), element)
     steps -= _ordered(under.take(places), element)
-    of = classes.take(places)
+    if len(places) >= _MANY and basis.classes is not None:
+        classes = np.frombuffer(basis.classes, np.uint8)
+        of = classes.take(places)
+    else:
+        classes, of = None, basis.classes_at(places)
     lower = of & np.uint8(1) != 0
     steps[lower] = -steps[lower]
     changes = _Changes(places, steps)
-    if len(places) < _MANY or basis.classes is None:
+    if classes is None:
         return [bytes((1,)), *_write_changes(changes)]
     levels = classes >> np.uint8(1)
     counted = np.bincount(levels, minlength=LEVELS)
@@ -202,9 +199,6 @@ def _write_all(changes: _Changes, count: int) -> bytes:
 
 def _read_grouped(reader: Reader, count: int, element: str | None, basis: Basis) -> Words:
     _, width = kind_of(element)
-    under = np.frombuffer(basis.words, word_type(width))
-    words = under.copy()
-    classes = _classes(basis, count)
     work = np.dtype(f"<i{max(width, 2)}")
     (number,) = reader.take(1)
     if not 0 < number <= MAX_GROUPS:
@@ -215,7 +209,10 @@ def _read_grouped(reader: Reader, count: int, element: str | None, basis: Basis)
         table = read_coded(reader, LEVELS)
         if max(dense) > 1 or dense[0] or int(table.max()) >= number:
             raise FormatError("a lowrank frame has an impossible table of groups")
-        members = _members(table, classes >> np.uint8(1))
+        levels = np.frombuffer(basis.classes or bytes(count), np.uint8) >> np.uint8(1)
+        members = _members(table, levels)
+    under = np.frombuffer(basis.words, word_type(width))
+    words = under.copy()
     for index in range(number):
         among = members[index] if index else None
         total = count if among is None else len(among)
@@ -229,7 +226,7 @@ def _read_grouped(reader: Reader, count: int, element: str | None, basis: Basis)
             others = read_gaps(reader, len(places))
             steps = np.ones(len(places), work)
             steps[others] = read_symbols(reader, len(others), work)
-        lower = classes.take(places) & np.uint8(1) != 0
+        lower = basis.classes_at(places) & np.uint8(1) != 0
         steps[lower] = -steps[lower]
         steps += _ordered(under.take(places), element)
         words[places] = _words(steps, element)

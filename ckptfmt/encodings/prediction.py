@@ -21,7 +21,7 @@ from ckptfmt.encodings.factors import FLOATS
 from ckptfmt.encodings.protocol import Source
 from ckptfmt.encodings.references import Reference, parse_reference
 from ckptfmt.encodings.stage import Stage, parse_stage
-from ckptfmt.encodings.stages import Target, predict
+from ckptfmt.encodings.stages import Part, Target
 from ckptfmt.encodings.updates import Update, prepare, read_right
 from ckptfmt.encodings.words import Words
 from ckptfmt.errors import FormatError
@@ -40,6 +40,8 @@ class _Cache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._made: dict[int, tuple[Words, Update]] = {}
+        self.always = False
+        """Whether classes are made with the words: set where they had to be made after them."""
 
     def updates(self, stages: Sequence[Stage], factors: Sequence[Source]) -> list[Update]:
         """What every range needs of each stage; made once, as long as the factors hold the same."""
@@ -52,6 +54,23 @@ class _Cache:
                     known = self._made[index] = words, prepare(stage, words)
             updates.append(known[1])
         return updates
+
+
+class _Late:
+    """A part of a predicted tensor; see `basis.Late`."""
+
+    def __init__(self, part: Part, length: int, count: int, cache: _Cache) -> None:
+        self.length = length
+        self.count: int | None = count
+        self._part, self._cache = part, cache
+
+    def make(self, *, classes: bool, again: bool) -> tuple[Buffer, Buffer | None]:
+        self._cache.always |= classes and again
+        words, made = self._part.predict(classes=classes or self._cache.always)
+        return _bytes_of(words), None if made is None else _bytes_of(made)
+
+    def classes_at(self, places: Words) -> Words:
+        return self._part.classes_at(places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +159,8 @@ class Prediction:
         updates = self._cache.updates(self.stages, sources[self.bases :])
         words = self.reference.read(sources[: self.bases], first * held, last * held).words
         target = Target(self.held, self.element, self.columns, self.noise)
-        predicted, classes = predict(words, first, target, updates, sources[self.bases :])
-        return Basis(_bytes_of(predicted), _bytes_of(classes))
+        part = Part(words, first, target, updates, sources[self.bases :])
+        return Basis(_Late(part, end - begin, last - first, self._cache))
 
 
 def parse_prediction(text: str) -> Prediction:

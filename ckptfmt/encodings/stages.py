@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,8 +25,12 @@ from ckptfmt.encodings.updates import Update, limbs_of
 from ckptfmt.encodings.words import Words, word_type
 
 TILE_ROWS: Final = 64
-TILE: Final = 1 << 15
+TILE: Final = 1 << 17
 """Elements of a tile."""
+PICKED: Final = 1 << 11
+"""Elements here and there that are computed together."""
+FEW: Final = 16
+"""More than such a part of all are not worth picking."""
 _keep_freed_memory = functools.cache(keep_freed_memory)
 """What it changes is the process's: once is enough."""
 _FULL: Final = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
@@ -94,6 +98,18 @@ def _shaped(flat: Any, shape: tuple[int, int]) -> Any:
     return flat[: shape[0] * shape[1]].reshape(shape) if len(flat) else flat
 
 
+class _Elements(Protocol):
+    """Elements of a tensor, in rows of a two-dimensional array."""
+
+    def rows(self, begin: int, end: int) -> slice:
+        """Which rows of the array belong to the tensor's rows from `begin` to `end`."""
+        ...
+
+    def multiply(self, active: _Active, part: slice, out: Any, spare: Any) -> None:
+        """The product for some rows of the array, float64; as `factors.multiply`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Tile:
     """Rows and columns of the tensor."""
@@ -103,44 +119,97 @@ class _Tile:
     column: int
     stop: int
 
+    def rows(self, begin: int, end: int) -> slice:
+        low = min(max(begin, self.row), self.end)
+        return slice(low - self.row, max(low, min(end, self.end)) - self.row)
 
-def predict(
-    base: Buffer, first: int, target: Target, updates: Sequence[Update], sources: Sequence[Source]
-) -> tuple[Words, Words]:
-    """Predict the elements from `first` on, as many as `base` has.
+    def multiply(self, active: _Active, part: slice, out: Any, spare: Any) -> None:
+        rows = slice(self.row + part.start - active.begin, self.row + part.stop - active.begin)
+        limbs = [each[rows] for each in active.limbs]
+        multiply(limbs, active.update.right[:, self.column : self.stop], out, spare)
 
-    Args:
-        base: words of the held type.
-        first: index of the first element in the tensor.
-        target: what is predicted.
-        updates: what is added.
-        sources: U and V of each stage.
 
-    Returns:
-        Words of type `element`, and their classes.
-    """
-    _keep_freed_memory()
-    columns = target.columns
-    given = np.frombuffer(base, word_type(WIDTHS[target.held]))
-    words, classes = np.empty(len(given), word_type(WIDTHS[target.element])), np.empty(len(given), np.uint8)
-    last = first + len(given)
-    begin, end = first // columns, -(-last // columns)
-    active: list[_Active] = []
-    for index, update in enumerate(updates):
-        low, high = max(begin, update.begin), min(end, update.end)
-        if low < high:
-            source = sources[2 * index + update.transposed]
-            limbs = limbs_of(update, source, low - update.begin, high - update.begin)
-            active.append(_Active(update, low, high, limbs))
-    merge = _Merge(target, floats_here(), active)
-    with np.errstate(all="ignore"):
-        for tile in _tiles(first, last, columns):
-            at = tile.row * columns + tile.column - first
-            shape = tile.end - tile.row, tile.stop - tile.column
-            span = (shape[0] - 1) * columns + shape[1]
-            cut = [_rectangle(array[at : at + span], shape, columns) for array in (given, words, classes)]
-            merge.run(tile, *cut)
-    return words, classes
+class _Picked(NamedTuple):
+    """Elements here and there, ascending, each a row of its own."""
+
+    row: Words
+    column: Words
+
+    def rows(self, begin: int, end: int) -> slice:
+        low, high = np.searchsorted(self.row, (begin, end)).tolist()
+        return slice(low, high)
+
+    def multiply(self, active: _Active, part: slice, out: Any, spare: Any) -> None:
+        """Sums are exact, so that they may be taken in any order."""
+        right = active.update.right.take(self.column[part], axis=1).T
+        rows = self.row[part] - active.begin
+        for index, limb in enumerate(active.limbs):
+            np.sum(limb.take(rows, axis=0) * right, axis=1, keepdims=True, out=spare if index else out)
+            if index:
+                np.add(out, spare, out=out)
+
+
+class Part:
+    """The elements of a predicted tensor from `first` on, as many as `base` has; all that they need has been read."""
+
+    def __init__(
+        self, base: Buffer, first: int, target: Target, updates: Sequence[Update], sources: Sequence[Source]
+    ) -> None:
+        """Read the factors of a part.
+
+        Args:
+            base: words of the held type.
+            first: index of the first element in the tensor.
+            target: what is predicted.
+            updates: what is added.
+            sources: U and V of each stage.
+
+        Raises:
+            MergeError: floats cannot be trusted in this thread.
+        """
+        _keep_freed_memory()
+        self._given = np.frombuffer(base, word_type(WIDTHS[target.held]))
+        self._first, self._last, self._target = first, first + len(self._given), target
+        begin, end = first // target.columns, -(-self._last // target.columns)
+        self._active: list[_Active] = []
+        for index, update in enumerate(updates):
+            low, high = max(begin, update.begin), min(end, update.end)
+            if low < high:
+                source = sources[2 * index + update.transposed]
+                limbs = limbs_of(update, source, low - update.begin, high - update.begin)
+                self._active.append(_Active(update, low, high, limbs))
+        self._floats = floats_here()
+
+    def predict(self, *, classes: bool) -> tuple[Words, Words | None]:
+        """Words of type `element`, and their classes if they are wanted."""
+        words = np.empty(len(self._given), word_type(WIDTHS[self._target.element]))
+        made = np.empty(len(words), np.uint8) if classes else None
+        columns = self._target.columns
+        merge = _Merge(self._target, self._floats, self._active, TILE)
+        with np.errstate(all="ignore"):
+            for tile in _tiles(self._first, self._last, columns):
+                at = tile.row * columns + tile.column - self._first
+                shape = tile.end - tile.row, tile.stop - tile.column
+                span = slice(at, at + (shape[0] - 1) * columns + shape[1])
+                base, under = (_rectangle(array[span], shape, columns) for array in (self._given, words))
+                merge.run(tile, base, under, None if made is None else _rectangle(made[span], shape, columns))
+        return words, made
+
+    def classes_at(self, places: Words) -> Words:
+        """The classes of the elements at these ascending places."""
+        if len(places) > len(self._given) // FEW:
+            _, made = self.predict(classes=True)
+            return np.empty(0, np.uint8) if made is None else made.take(places)
+        classes = np.empty((len(places), 1), np.uint8)
+        words = np.empty((min(len(places), PICKED), 1), word_type(WIDTHS[self._target.element]))
+        merge = _Merge(self._target, self._floats, self._active, PICKED)
+        with np.errstate(all="ignore"):
+            for begin in range(0, len(places), PICKED):
+                some = places[begin : begin + PICKED]
+                picked = _Picked(*np.divmod(some + self._first, self._target.columns))
+                base = self._given.take(some).reshape(-1, 1)
+                merge.run(picked, base, words[: len(some)], classes[begin : begin + PICKED])
+        return classes.reshape(-1)
 
 
 def _rectangle(flat: Words, shape: tuple[int, int], columns: int) -> Words:
@@ -166,26 +235,27 @@ def _tiles(first: int, last: int, columns: int) -> Iterator[_Tile]:
 class _Merge:
     """Adds and rounds tiles."""
 
-    def __init__(self, target: Target, floats: Floats, active: Sequence[_Active]) -> None:
+    def __init__(self, target: Target, floats: Floats, active: Sequence[_Active], most: int) -> None:
         self._target, self._floats, self._active = target, floats, active
-        self._scratch = _Scratch(TILE, target, active)
+        self._scratch = _Scratch(most, target, active)
 
-    def run(self, tile: _Tile, base: Words, words: Words, classes: Words) -> None:
-        """Predict one tile into `words` and `classes`."""
+    def run(self, tile: _Elements, base: Words, words: Words, classes: Words | None) -> None:
+        """Predict some elements, at most `most`, into `words` and, if it is given, `classes`."""
         target, scratch, shape = self._target, self._scratch, base.shape
         bits, spare = _shaped(scratch.bits, shape), _shaped(scratch.spare, shape)
         widen(base, target.held, bits)
         last = np.full(len(bits), -1)
         for index, active in enumerate(self._active):
-            begin, end = max(active.begin, tile.row), min(active.end, tile.end)
-            if begin < end:
-                part = slice(begin - tile.row, end - tile.row)
+            part = tile.rows(active.begin, active.end)
+            if part.start < part.stop:
                 if index and target.held != "F32":
                     round_to(bits[part], target.held, spare[part])
-                self._add(active, slice(begin - active.begin, end - active.begin), tile, part, shape)
+                self._add(active, tile, part, shape, keep=classes is not None)
                 last[part] = index
         narrow_words(bits, target.element, words, spare)
         lost = self._restore(base, bits, words)
+        if classes is None:
+            return
         edges = [0, *(np.flatnonzero(np.diff(last)) + 1).tolist(), len(last)]
         for begin, end in itertools.pairwise(edges):
             part = slice(begin, end)
@@ -193,23 +263,25 @@ class _Merge:
         if lost is not None:
             classes[lost] = NEVER
 
-    def _add(self, active: _Active, rows: slice, tile: _Tile, part: slice, shape: tuple[int, int]) -> None:
-        """Add one update to some rows of a tile."""
+    def _add(self, active: _Active, tile: _Elements, part: slice, shape: tuple[int, int], *, keep: bool) -> None:
+        """Add one update to some rows of a tile; `keep` what classes need."""
         scratch, its = self._scratch, active.update
         bits, update, spare = (_shaped(each, shape)[part] for each in (scratch.bits, scratch.update, scratch.spare))
         product, limb = _shaped(scratch.product, shape)[part], _shaped(scratch.limb, shape)[part]
-        multiply([each[rows] for each in active.limbs], its.right[:, tile.column : tile.stop], product, limb)
+        tile.multiply(active, part, product, limb)
         self._floats.narrow(product, update)
         if its.rule.rounded is not None:
-            raw = _shaped(scratch.raw, shape)[part]
-            raw[...] = update
+            if keep:
+                raw = _shaped(scratch.raw, shape)[part]
+                raw[...] = update
+                if its.late_scale is not None:
+                    self._floats.multiply(raw, its.late_scale)
+                _shaped(scratch.under, shape)[part] = bits
             if its.late_scale is not None:
-                self._floats.multiply(raw, its.late_scale)
                 round_to(update, its.rule.rounded, spare)
                 self._floats.multiply(update, its.late_scale)
             round_to(update, its.rule.rounded, spare)
-            _shaped(scratch.under, shape)[part] = bits
-        elif self._target.element == "F32":
+        elif keep and self._target.element == "F32":
             _shaped(scratch.exact, shape)[part] = self._floats.sums64(bits, update)
         self._floats.add(bits, update)
 

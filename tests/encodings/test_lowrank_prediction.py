@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from ckptfmt.encodings import rounding, stages
 from ckptfmt.encodings.factors import ONE, left_limbs, multiply, right_values, split
+from ckptfmt.encodings.lowrank import LOWRANK
 from ckptfmt.encodings.nearness import NEVER
 from ckptfmt.encodings.prediction import Prediction, parse_prediction
 from ckptfmt.encodings.rounding import RULES, Ieee, Plain, floats_here
@@ -121,11 +123,19 @@ def test_predictions_are_what_the_page_says(data: st.DataObject, floats_: roundi
     cut = data.draw(st.integers(0, len(classes)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "floats_here", lambda: floats_)
+        patch.setattr(stages, "FEW", 1)
         for begin, end in ((0, cut), (cut, len(classes))):
             if begin < end:
                 basis = prediction.read(sources, begin * width, end * width)
+                places = np.flatnonzero(np.random.default_rng(begin).random(end - begin) < 0.3)
+                some = np.frombuffer(classes[begin:end], np.uint8)[places].tobytes()
+                if data.draw(st.booleans()):
+                    assert bytes(basis.classes_at(places)) == some
+                if data.draw(st.booleans()):
+                    assert bytes(basis.classes or b"") == classes[begin:end]
                 assert bytes(basis.words) == words[begin * width : end * width]
                 assert bytes(basis.classes or b"") == classes[begin:end]
+                assert bytes(basis.classes_at(places)) == some
 
 
 def test_the_two_kinds_of_floats_agree() -> None:
@@ -287,7 +297,7 @@ def test_a_base_that_was_loaded_in_float32_and_saved_in_bf16() -> None:
 
 
 def test_ranges_that_are_no_rows_give_what_the_whole_gives() -> None:
-    for rows, columns in ((300, 517), (3, 70_001), (1, 140_000), (140_000, 1)):
+    for rows, columns in ((300, 517), (150, 4500), (3, 70_001), (1, 140_000), (140_000, 1)):
         made = merge("BF16", "F32", rows, columns, 5, 2.0)
         prediction = simple("BF16", "F32", rows, columns, 5, 2.0)
         (whole,) = frames_of(prediction, made.tensors)
@@ -295,8 +305,46 @@ def test_ranges_that_are_no_rows_give_what_the_whole_gives() -> None:
         length = len(made.merged)
         edges = sorted({0, 2, 1032, 1034, 1036, length // 6 * 2, length // 2 // 2 * 2 + 2, length - 2, length})
         parts = [prediction.read(sources, *edge) for edge in itertools.pairwise(edges)]
+        places = np.arange(5, length // 2, 97)
+        few = places[:: len(places) // 50]
+        expected = np.frombuffer(whole.classes or b"", np.uint8)
+        (again,) = frames_of(prediction, made.tensors)
+        assert np.array_equal(again.classes_at(places), expected[places])
+        assert np.array_equal(again.classes_at(few), expected[few])
         assert b"".join(bytes(part.words) for part in parts) == bytes(whole.words)
         assert b"".join(bytes(part.classes or b"") for part in parts) == bytes(whole.classes or b"")
+
+
+def test_classes_are_made_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never for a frame as predicted; for a few elements where a few are wrong; once with the words where many are."""
+    made = merge("BF16", "F32", 512, 1024, 16, 2.0)
+    prediction = dataclasses.replace(simple("BF16", "F32", 512, 1024, 16, 2.0), noise=-20)
+    sources, length = [source(each) for each in made.tensors], len(made.merged)
+    calls: list[int] = []
+    plain = stages.classes_of_sums
+    monkeypatch.setattr(
+        stages, "classes_of_sums", lambda sums, *others: calls.append(sums.size) or plain(sums, *others)
+    )
+
+    def made_for(words: np.ndarray) -> tuple[int, int]:
+        """How many classes are computed to encode words, and to decode them."""
+        frame = words.tobytes()
+        calls.clear()
+        stored = LOWRANK.encode(frame, "BF16", prediction.read(sources, 0, length))
+        encoding = sum(calls)
+        assert stored is not None
+        assert bytes(LOWRANK.decode(stored, length, "BF16", prediction.read(sources, 0, length))) == frame
+        return encoding, sum(calls) - encoding
+
+    basis = prediction.read(sources, 0, length)
+    near = np.flatnonzero(np.frombuffer(basis.classes or b"", np.uint8) < 30)
+    words = np.frombuffer(basis.words, "<u2").copy()
+    assert made_for(words) == (0, 0)
+    words[[7, 9000, 77_777]] += np.uint16(1)
+    assert made_for(words) == (3, 3)
+    words[near[::3]] += np.uint16(1)
+    for _ in range(2):
+        assert made_for(words) == (len(words), len(words))
 
 
 def test_other_sources_are_not_predicted_from_what_was_kept() -> None:
