@@ -1,44 +1,47 @@
 """Size and speed of `delta` beside what others do with two versions of a tensor.
 
-    python benchmarks/encodings_delta.py [--quick] [--threads 2] [--rounds 5]
+    python -m benchmarks.encodings_delta [--quick] [--threads 2] [--rounds 5]
 
 Contenders take turns on the same frames of 4 MiB, by as many threads each; every result is decoded and compared.
-Sizes are bits an element, rates MB/s of the tensor, the best of the rounds. Ratios say how many times as fast as
-XOR + zstd-3 ours is in the same round (encode / decode, the median of the rounds), by the clock and by CPU time.
-zstd-19 codes one frame only. zipnn takes part where it is installed.
+Rates are the best of the rounds; how many times as fast as XOR + zstd-3 ours is, is the median of the rounds. zstd-19
+codes one frame only. zipnn takes part where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import math
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pcodec
 import torch
-import zstandard
 
-from ckptfmt.digest import FRAME_BYTES
+from benchmarks.contenders import (
+    HEAD,
+    WIDTHS,
+    XOR,
+    Contender,
+    Piece,
+    Seen,
+    compare,
+    lines,
+    others,
+    pieces_of,
+    ratios,
+    versions,
+    xored,
+)
 from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.delta import DELTA
 from ckptfmt.encodings.table import encoding_named
 
+PLANES = "XOR planes + zstd"
 AIMS = {"rms 3e-06": 0.20, "rms 1e-05": 0.60, "rms 0.0001": 3.2, "rms 0.001": 6.8, "sparse, 1 % one step": 16 / 130}
 """Bits an element."""
 REAL_AIMS = {"BF16": 1.5, "F16": 1.5, "F32": 1.25}
 """How many times smaller than XOR + zstd-3."""
-
-Encode = Callable[[bytes, bytes], Any]
-Decode = Callable[[Any, bytes], Any]
 
 
 class Case(NamedTuple):
@@ -46,13 +49,6 @@ class Case(NamedTuple):
     element: str
     frame: bytes
     reference: bytes
-
-
-class Contender(NamedTuple):
-    encode: Encode
-    decode: Decode
-    frames: int | None = None
-    rounds: int | None = None
 
 
 def as_bytes(tensor: torch.Tensor) -> bytes:
@@ -110,101 +106,54 @@ def trained(steps: int, width: int) -> Iterator[Case]:
 
 
 def contenders(case: Case) -> dict[str, Contender]:
-    planes = encoding_named("planes")
-    element = case.element
+    planes, element = encoding_named("planes"), case.element
 
-    def xored(frame: bytes, reference: bytes) -> Any:
-        return (np.frombuffer(frame, np.uint8) ^ np.frombuffer(reference, np.uint8)).data
+    def ours(piece: Piece) -> Any:
+        stored = DELTA.encode(piece.frame, element, Basis(piece.reference))
+        return piece.frame if stored is None else stored
 
-    def compressed(data: Any, level: int) -> bytes:
-        return zstandard.ZstdCompressor(level=level).compress(data)
+    def by_planes(piece: Piece) -> Any:
+        given = xored(piece.frame, piece.reference)
+        stored = planes.encode(given, element)
+        return given if stored is None else stored
 
-    def decompressed(stored: bytes) -> bytes:
-        return zstandard.ZstdDecompressor().decompress(stored)
+    def read(stored: Any, piece: Piece) -> Any:
+        length = len(piece.reference)
+        return stored if len(stored) == length else DELTA.decode(stored, length, element, Basis(piece.reference))
 
-    def or_raw(stored: Any, frame: bytes) -> Any:
-        return frame if stored is None else stored
+    def read_planes(stored: Any, piece: Piece) -> Any:
+        length = len(piece.reference)
+        return xored(stored if len(stored) == length else planes.decode(stored, length, element), piece.reference)
 
-    found = {
-        "delta": Contender(
-            lambda frame, reference: or_raw(DELTA.encode(frame, element, Basis(reference)), frame),
-            lambda stored, reference: (
-                stored
-                if len(stored) == len(reference)
-                else DELTA.decode(stored, len(reference), element, Basis(reference))
-            ),
-        ),
-        "XOR + zstd-3": Contender(
-            lambda frame, reference: compressed(xored(frame, reference), 3),
-            lambda stored, reference: xored(decompressed(stored), reference),
-        ),
-        "XOR planes + zstd": Contender(
-            lambda frame, reference: or_raw(planes.encode(xored(frame, reference), element), xored(frame, reference)),
-            lambda stored, reference: xored(
-                stored if len(stored) == len(reference) else planes.decode(stored, len(reference), element), reference
-            ),
-        ),
-        "zstd-3": Contender(lambda frame, _: compressed(frame, 3), lambda stored, _: decompressed(stored), rounds=1),
-        "zstd-19": Contender(lambda frame, _: compressed(frame, 19), lambda stored, _: decompressed(stored), 1, 1),
-    }
-    try:
-        import zipnn
-    except ImportError:
-        return found
-    dtype = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[element]
-    coder = zipnn.ZipNN(bytearray_dtype=dtype, threads=1)
-    found["zipnn"] = Contender(
-        lambda frame, _: bytes(coder.compress(bytearray(frame))),
-        lambda stored, _: bytes(coder.decompress(bytearray(stored))),
-        rounds=1,
-    )
-    return found
+    rest = others(element)
+    return {"delta": Contender(ours, read), XOR: rest.pop(XOR), PLANES: Contender(by_planes, read_planes), **rest}
 
 
 def measure(case: Case, threads: int, rounds: int) -> None:
-    pairs = [
-        (case.frame[at : at + FRAME_BYTES], case.reference[at : at + FRAME_BYTES])
-        for at in range(0, len(case.frame), FRAME_BYTES)
+    seen = compare(case.name, contenders(case), pieces_of(case.frame, case.reference), threads, rounds)
+    said = "; ".join((aim(case, seen), *speeds(ratios(seen["delta"], seen[XOR]))))
+    print("\n".join(lines(case.name, case.element, len(case.frame), seen, {"delta": said})), flush=True)
+
+
+def speeds(ratio: list[float]) -> list[str]:
+    """How fast, against XOR + zstd-3. CPU time tells more where others use the machine as well."""
+    said = "{}: {:.2f} of the rate of XOR + zstd-3 by the clock, {:.2f} by CPU time (aim 1: {})".format
+    return [
+        said(name, ratio[way], ratio[2 + way], "met" if ratio[way] >= 1 else "MISSED")
+        for way, name in enumerate(("encode", "decode"))
     ]
-    elements = len(case.frame) // {"BF16": 2, "F16": 2, "F32": 4}[case.element]
-    seconds: dict[str, list[tuple[float, float, float, float]]] = {}
-    sizes: dict[str, float] = {}
-    sides = contenders(case)
-    with ThreadPoolExecutor(threads) as pool:
-        for turn in range(rounds):
-            for name, side in sides.items():
-                if turn >= (side.rounds or rounds):
-                    continue
-                frames, references = zip(*pairs[: side.frames], strict=True)
-                times = [(time.perf_counter(), time.process_time())]
-                stored = list(pool.map(side.encode, frames, references))
-                times.append((time.perf_counter(), time.process_time()))
-                decoded = list(pool.map(side.decode, stored, references))
-                times.append((time.perf_counter(), time.process_time()))
-                if [bytes(each) for each in decoded] != list(frames):
-                    sys.exit(f"{name} did not give {case.name} back")
-                part = sum(map(len, frames)) / len(case.frame)
-                took = [[(b - a) / part for a, b in itertools.pairwise(column)] for column in zip(*times, strict=True)]
-                seconds.setdefault(name, []).append((*took[0], *took[1]))
-                sizes[name] = 8 * sum(map(len, stored)) / elements / part
-    ours, theirs = seconds["delta"], seconds["XOR + zstd-3"]
-    ratios = [statistics.median(b[way] / a[way] for a, b in zip(ours, theirs, strict=True)) for way in range(4)]
-    for name in sides:
-        best = [len(case.frame) / min(column) / 1e6 for column in zip(*seconds[name], strict=True)][:2]
-        words = "| |"
-        if name == "delta":
-            words = "{:.2f} / {:.2f} | {:.2f} / {:.2f} | {}".format(*ratios, said(case, sizes))
-        cells = (case.name, case.element, name, f"{sizes[name]:.4f}", f"{best[0]:.0f}", f"{best[1]:.0f}", words)
-        print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def said(case: Case, sizes: dict[str, float]) -> str:
+def aim(case: Case, seen: dict[str, Seen]) -> str:
+    ours = seen["delta"].size
     if case.name in AIMS:
-        aim, seen = AIMS[case.name], sizes["delta"]
-        return f"aim {aim:.3g}: {'met' if seen <= aim else 'MISSED'}"
-    aim, seen = REAL_AIMS[case.element], sizes["XOR + zstd-3"] / max(sizes["delta"], math.ulp(0))
-    planes = sizes["delta"] <= sizes["XOR planes + zstd"]
-    return f"{seen:.2f} times smaller, aim {aim}: {'met' if seen >= aim and planes else 'MISSED'}"
+        most, bits = AIMS[case.name], 8 * WIDTHS[case.element] * ours / len(case.frame)
+        return f"aim {most:.3g} bits: {'met' if bits <= most else 'MISSED'}"
+    least, times = REAL_AIMS[case.element], seen[XOR].size / ours
+    met = times >= least and ours <= seen[PLANES].size
+    return (
+        f"{times:.2f} times smaller than {XOR}, aim {least}, and not larger than {PLANES}: {'met' if met else 'MISSED'}"
+    )
 
 
 def main() -> None:
@@ -214,10 +163,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    versions = f"numpy {np.__version__}, zstandard {zstandard.__version__}, pcodec {pcodec.__version__}"
-    print(f"{platform.machine()}, python {platform.python_version()}, {versions}, {options.threads} threads\n")
-    print("| tensor | element | contender | bits an element | encode | decode | by the clock | by CPU time | |")
-    print("|---|---|---|---:|---:|---:|---|---|---|")
+    print(versions(options.threads, pcodec), "", *HEAD, sep="\n")
     for case in gaussians(1 << 21 if options.quick else 4096 * 4096):
         measure(case, options.threads, options.rounds)
     for case in trained(2 if options.quick else 20, 64 if options.quick else 512):
