@@ -7,6 +7,7 @@ manifest needs, bringing back from the trash what gc took out before it could se
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,18 +27,47 @@ from ckptfmt.store.trash import bring_back
 
 PINS = "pins/"
 _PASSES = 5
+_HOLDS_SECONDS = 12 * 3600
+"""Half of what gc lets a claim count."""
+
+
+class Claim:
+    """A writer's claim to a document."""
+
+    def __init__(self, store: Store, document: str) -> None:
+        self._storage = store.storage
+        self._document = document
+        self._key = ""
+        self._since = 0.0
+
+    def begin(self) -> None:
+        """Claim, or claim once more."""
+        before = self._key
+        self._key = f"{PINS}{self._document}-{os.getpid()}-{uuid.uuid4().hex}.json"
+        self._since = time.time()
+        pin = Pin(version=FORMAT_VERSION, manifest=self._document, host=host_name(), time=utc_now())
+        self._storage.put(self._key, documents.seal(pin))
+        if before:
+            self._storage.delete(before)
+
+    def holds(self) -> bool:
+        """Tell whether every gc counted it until now: not so for a process that was suspended for a day."""
+        return time.time() - self._since < _HOLDS_SECONDS and self._storage.size(self._key) is not None
+
+    def end(self) -> None:
+        """Take it back."""
+        self._storage.delete(self._key)
 
 
 @contextmanager
-def pinned(store: Store, document: str) -> Iterator[None]:
+def pinned(store: Store, document: str) -> Iterator[Claim]:
     """Claim a manifest or a base record, and with it all that it needs, until it has a ref."""
-    key = f"{PINS}{document}-{os.getpid()}-{uuid.uuid4().hex}.json"
-    pin = Pin(version=FORMAT_VERSION, manifest=document, host=host_name(), time=utc_now())
+    claim = Claim(store, document)
     try:
-        store.storage.put(key, documents.seal(pin))
-        yield
+        claim.begin()
+        yield claim
     finally:
-        store.storage.delete(key)
+        claim.end()
 
 
 def missing_objects(store: Store, objects: dict[str, int], outside: OutsideObjects | None) -> dict[str, int]:
@@ -177,8 +207,17 @@ def publish(
     """
     objects = objects_of(manifest)
     digest = store.put_manifest(manifest)
-    with pinned(store, digest):
+
+    def confirm_all() -> None:
         confirm_documents(store, digest, manifest)
         confirm(store, objects, name, outside=outside, again=again)
+
+    with pinned(store, digest) as claim:
+        confirm_all()
+        if not claim.holds():
+            claim.begin()
+            confirm_all()
         generation = store.refs.append(name, lambda newest: make(digest, newest))
+        if not claim.holds():
+            confirm_all()  # The ref holds what is there now.
     return digest, generation or store.refs.newest(name)

@@ -122,6 +122,27 @@ def test_a_document_that_is_taken_out_while_it_is_compared(place: Path, monkeypa
         assert making.restored(store, "again", place / "out") == making.tree_of(place / "one")
 
 
+@pytest.mark.parametrize("before", ["refs/again/", "pins/"], ids=["before the ref", "before the claim is taken back"])
+def test_a_writer_that_was_suspended_for_a_day(before: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gc counts claims for a day: when the writer wakes up, what it confirmed is gone."""
+    with Store.init(place / "store") as store, Store.open(place / "store") as other:
+        store.import_path(place / "two", name="two")
+
+        def a_day_passes() -> None:
+            for path in Path(store.path).rglob("*"):
+                found = path.lstat()
+                os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns - 25 * 3600 * 10**9))
+            report = gc(other)
+            assert "a claim of a writer that is gone" in {item.reason for item in report.plan.unfinished}
+
+        call = "put_if_absent" if before == "refs/again/" else "delete"
+        with once(monkeypatch, LocalStorage, call, a_day_passes, lambda key, *_: key.startswith(before), after=False):
+            store.import_path(place / "one", name="again")
+        assert making.restored(store, "again", place / "out") == making.tree_of(place / "one")
+        assert store.verify().damaged == ()
+        assert gc(store).problems == ()
+
+
 def test_a_base_that_has_another_content_by_now(place: Path) -> None:
     """What was taken in against the earlier one is needed still, and lies there still."""
     making.write_base(place / "base")
@@ -140,14 +161,3 @@ def test_a_base_that_has_another_content_by_now(place: Path) -> None:
         store.drop_base("base")
         assert gc(store).problems == ()
         assert making.restored(store, "bloated", place / "out2") == making.tree_of(place / "bloated")
-
-
-@contextmanager
-def host(home: Path) -> Iterator[None]:
-    """Be another host: its catalog knows nothing of what others wrote since."""
-    outer = os.environ["CKPTFMT_CACHE"]
-    os.environ["CKPTFMT_CACHE"] = str(home)
-    try:
-        yield
-    finally:
-        os.environ["CKPTFMT_CACHE"] = outer

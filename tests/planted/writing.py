@@ -77,10 +77,12 @@ WRITING: Final[tuple[Bug, ...]] = (
     Bug(
         "the ref comes before the confirmation",
         "store/publish.py",
-        "        confirm(store, objects, name, outside=outside, again=again)\n"
+        "        confirm_all()\n"
+        "        if not claim.holds():\n"
+        "            claim.begin()\n"
+        "            confirm_all()\n"
         "        generation = store.refs.append(name, lambda newest: make(digest, newest))",
-        "        generation = store.refs.append(name, lambda newest: make(digest, newest))\n"
-        "        confirm(store, objects, name, outside=outside, again=again)",
+        "        generation = store.refs.append(name, lambda newest: make(digest, newest))\n        confirm_all()",
         PUBLISH,
     ),
     Bug(
@@ -107,14 +109,14 @@ WRITING: Final[tuple[Bug, ...]] = (
     Bug(
         "nothing is pinned",
         "store/publish.py",
-        "        store.storage.put(key, documents.seal(pin))\n        yield",
-        "        yield",
+        "        self._storage.put(self._key, documents.seal(pin))\n",
+        "",
         PUBLISH,
     ),
     Bug(
         "a pin is left",
         "store/publish.py",
-        "    finally:\n        store.storage.delete(key)",
+        "    finally:\n        claim.end()",
         "    finally:\n        pass",
         errno("import-sharing"),
     ),
