@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ckptfmt.digest import digest_of
-from ckptfmt.errors import CkptfmtError
+from ckptfmt.errors import CkptfmtError, Conflict
 from ckptfmt.format.shard import ShardObject, Stored
 from ckptfmt.storage.machine import cache_directory, host_name
 
@@ -83,6 +83,7 @@ class Catalog:
         self._lock = threading.RLock()
         self._path = path
         self._refill = refill
+        self._still = False
         self._connection = _open(path)
 
     def close(self) -> None:
@@ -107,13 +108,18 @@ class Catalog:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """What is read within is of one moment, whatever other processes change meanwhile."""
+        """What is read within is of one moment, whatever other processes change meanwhile. Nothing is written within.
+
+        Raises:
+            Conflict: the file turned out to be damaged, and what was read of it is not what the new one says.
+        """
         with self._lock:
             self._do(_begin)
+            self._still = True
             try:
                 yield
             finally:
-                # It was given up meanwhile, or thrown away: then this ended as well.
+                self._still = False
                 if self._connection.in_transaction:
                     self._connection.rollback()
 
@@ -125,6 +131,10 @@ class Catalog:
                 if self._path is None or isinstance(error, sqlite3.ProgrammingError):
                     raise
                 self._give_up(error)
+                if self._still:
+                    raise Conflict(
+                        "the catalog was damaged, and was begun afresh", hint="run the same command again"
+                    ) from error
             return work(self._connection)
 
     def _give_up(self, error: Exception) -> None:

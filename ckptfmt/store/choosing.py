@@ -91,6 +91,7 @@ class Chooser:
             fresh = {need for each in fresh for copy in self._several.get(each, ()) for need in copy.needs} - leading
         leading &= self._several.keys()
         steps = dict.fromkeys(self._single, 0)
+        steps |= {digest: 0 for digest in leading if not all(copy.needs for copy in self._several[digest])}
         for more in (set(), there):
             steps.update((digest, 0) for digest in more if digest not in steps)
             count = 0

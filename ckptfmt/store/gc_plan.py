@@ -24,6 +24,7 @@ from ckptfmt.store.trash import Run, runs
 UNREACHABLE: Final = "nothing reaches it"
 COPIES: Final = "other copies of what it holds stay"
 REPACKED: Final = "what is left of it moves to another shard"
+_LOOKS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,7 @@ def plan_gc(
     Raises:
         IncompleteStore, IntegrityError: something that is needed is missing or damaged; nothing would be freed.
     """
-    marker = Marker(store)
-    marker.mark(list_roots(store, now_ns=now_ns, keep_history_seconds=keep_history_seconds, held=held(store)))
-    found = measured(store, marker)
+    marker, found = _looked(store, now_ns, keep_history_seconds, held)
     before_ns = now_ns - int(grace_seconds * 1e9)
     by_digest = {use.digest: use for use in found.uses.values()}
     new_shards, repacked = _repacking(store, found, before_ns)
@@ -130,6 +129,21 @@ def plan_gc(
         young_bytes=young_bytes,
         reached=(len(marker.manifests), len(marker.records), len(found.choice.shards) + len(found.choice.beyond)),
     )
+
+
+def _looked(
+    store: Store, now_ns: int, keep_history_seconds: float, held: Callable[[Store], frozenset[str]]
+) -> tuple[Marker, Survey]:
+    """What is needed and where it is, looked for again where it is not there: other runs move things meanwhile."""
+    for look in range(_LOOKS):
+        marker = Marker(store)
+        try:
+            marker.mark(list_roots(store, now_ns=now_ns, keep_history_seconds=keep_history_seconds, held=held(store)))
+            return marker, measured(store, marker)
+        except IncompleteStore:
+            if look == _LOOKS - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def measured(store: Store, marker: Marker) -> Survey:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from ckptfmt.errors import CkptfmtError, Conflict, DigestMismatch, NotFound
+from ckptfmt.errors import CkptfmtError, Conflict, DigestMismatch, IncompleteStore, NotFound, StorageError
 from ckptfmt.format import documents
 from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.refs import TrashMarker
@@ -31,7 +31,7 @@ from ckptfmt.store.marking import Marker
 from ckptfmt.store.outside import Bases, all_outside
 from ckptfmt.store.refs import utc_now
 from ckptfmt.store.repack import write_new_shard
-from ckptfmt.store.roots import list_roots
+from ckptfmt.store.roots import Roots, list_roots
 from ckptfmt.store.shards import PREFIX, read_shard_header, shard_key, shard_of
 from ckptfmt.store.store import Store, manifest_key, record_key
 from ckptfmt.store.survey import ShardUse, Survey
@@ -77,7 +77,7 @@ def execute_gc(store: Store, plan: GcPlan, held: Callable[[Store], frozenset[str
     Raises:
         IncompleteStore, IntegrityError: something that is needed is missing or damaged; nothing was unlinked.
         Conflict: others were quicker, again and again.
-        StorageError: the file system refuses.
+        StorageError: the file system refuses; where the disk is full, after all that needs no space was done.
     """
     run = _GcRun(store, plan, held, progress)
     run.sweep()
@@ -86,6 +86,8 @@ def execute_gc(store: Store, plan: GcPlan, held: Callable[[Store], frozenset[str
     if taken:
         run.empty(taken)
     store.catalog(refresh=True)
+    if run.full is not None:
+        raise run.full
     return run.done
 
 
@@ -94,7 +96,12 @@ def _run_name() -> str:
 
 
 class _GcRun:
-    """One run: its steps, in order."""
+    """One run: its steps, in order.
+
+    Attributes:
+        done: what it did so far.
+        full: the error of a step that was left out because it needs space.
+    """
 
     def __init__(self, store: Store, plan: GcPlan, held: Callable[[Store], frozenset[str]], progress: Progress) -> None:
         self._store = store
@@ -103,6 +110,7 @@ class _GcRun:
         self._held = held
         self._progress = progress
         self.done = GcDone()
+        self.full: StorageError | None = None
         self._certain: set[str] = set()
 
     def sweep(self) -> None:
@@ -117,7 +125,7 @@ class _GcRun:
 
         Returns:
             Shards whose objects could not be moved because one of them is damaged, or was taken out by another run
-            meanwhile: they stay.
+            meanwhile, or because the disk is full: they stay.
         """
         stay: set[str] = set()
         if self._plan.new_shards:
@@ -125,9 +133,11 @@ class _GcRun:
         for new in self._plan.new_shards:
             try:
                 objects = write_new_shard(self._storage, new, self._progress)
-            except (DigestMismatch, NotFound) as error:
+            except (DigestMismatch, NotFound, StorageError) as error:
                 stay |= {shard for shard, _ in new.sources}
-                if isinstance(error, DigestMismatch):
+                if isinstance(error, StorageError):
+                    self._left_out(error)
+                elif isinstance(error, DigestMismatch):
                     self.done.problems.append(error.message)
                 continue
             self._store.catalog().add_shard(new.digest, new.size, objects)
@@ -144,12 +154,31 @@ class _GcRun:
         self._settle()
         prefix = run_prefix(_run_name())
         marker = TrashMarker(version=FORMAT_VERSION, host=host_name(), time=utc_now())
-        self._storage.put(prefix + MARKER, documents.seal(marker))
+        try:
+            self._begin(prefix, documents.seal(marker))
+        except StorageError as error:
+            self._left_out(error)
+            return
         for item in leaving:
             if self._storage.move(item.key, place_in(prefix, item.key)):
                 self.done.taken_out_bytes += item.size
             elif self._storage.size(prefix + MARKER) is None:
                 return  # Somebody took this run over. The rest is for a later one.
+
+    def _begin(self, prefix: str, marker: bytes) -> None:
+        """Make the directory of a run. Without room for a marker it does without: its own age counts then."""
+        try:
+            self._storage.put(prefix + MARKER, marker)
+        except StorageError as error:
+            if error.code != "disk-full":
+                raise
+            self._storage.settle([prefix + MARKER])
+
+    def _left_out(self, error: StorageError) -> None:
+        """Go on without a step for which there is no room: what follows may make some."""
+        if error.code != "disk-full":
+            raise error
+        self.full = error
 
     def take_over(self) -> frozenset[str]:
         """Make the runs whose grace is over one's own; their prefixes now."""
@@ -162,17 +191,17 @@ class _GcRun:
         """Unlink what nobody needs of the runs that were taken over, and give back the rest."""
         marker = Marker(self._store)
         doubtful: set[bytes] = set()
+        problem: CkptfmtError | None = None
         for _ in range(_PASSES):
             owned = [run for run in runs(self._storage) if run.prefix in taken]
-            marker.mark(
-                list_roots(
-                    self._store,
-                    now_ns=self._storage.now_ns(),
-                    keep_history_seconds=self._plan.keep_history_seconds,
-                    held=self._held(self._store),
-                )
-            )
-            found = measured(self._store, marker)
+            try:
+                marker.mark(self._roots())
+                found = measured(self._store, marker)
+            except IncompleteStore as error:
+                # Others move things meanwhile, and free what was a root a moment ago. If not, it is missing each time.
+                problem, marker = error, Marker(self._store)
+                continue
+            problem = None
             live = {use.digest for use in found.live_shards()} | _holding(self._store, owned, doubtful)
             live |= _unreadable(owned, found)
             if not self._all_in_place(marker, live, found):
@@ -187,7 +216,17 @@ class _GcRun:
                 return
             doubtful |= unsound.keys()
             self.done.problems += unsound.values()
-        raise Conflict("others were quicker, again and again", code="lost-race", hint="run the same command again")
+        raise problem or Conflict(
+            "others were quicker, again and again", code="lost-race", hint="run the same command again"
+        )
+
+    def _roots(self) -> Roots:
+        return list_roots(
+            self._store,
+            now_ns=self._storage.now_ns(),
+            keep_history_seconds=self._plan.keep_history_seconds,
+            held=self._held(self._store),
+        )
 
     def _all_in_place(self, marker: Marker, live: set[str], found: Survey) -> bool:
         """Bring back what is needed; look whether all of it is in its place, and is what it should be; make it durable.
@@ -291,7 +330,7 @@ def _unsound(
     """Objects that are about to lose a copy and whose copy that stays does not decode, with the reason.
 
     Returns:
-        None where another process changed the catalog meanwhile.
+        None where another process changed the catalog meanwhile, or moved what stays.
     """
     if not dropped:
         return {}
@@ -313,16 +352,18 @@ def _unsound(
     objects = store.objects(outside)
     progress.begin("prove what stays", sum(copy.stored.length for copy in copies.values()))
 
-    def prove(item: tuple[str, Location]) -> str | None:
+    def prove(item: tuple[str, Location]) -> CkptfmtError | None:
         digest, copy = item
         try:
             objects.prove(digest, copy)
         except CkptfmtError as error:
-            return error.message
+            return error
         progress.advance(copy.stored.length)
         return None
 
     with ThreadPoolExecutor(_PROVERS, "prove") as pool:
         told = list(pool.map(prove, copies.items()))
     progress.end()
-    return {bytes.fromhex(digest): problem for digest, problem in zip(copies, told, strict=True) if problem}
+    if any(isinstance(problem, (NotFound, IncompleteStore)) for problem in told):
+        return None  # It was in its place a moment ago: another run relies on another copy.
+    return {bytes.fromhex(digest): problem.message for digest, problem in zip(copies, told, strict=True) if problem}

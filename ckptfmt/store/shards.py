@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Final
 
 from ckptfmt.digest import Buffer, digest_of, is_digest
-from ckptfmt.errors import FormatError, IntegrityError
+from ckptfmt.errors import FormatError, IntegrityError, NotFound
 from ckptfmt.format.safetensors import LENGTH_BYTES, header_length
 from ckptfmt.format.shard import (
     ALIGNMENT,
@@ -62,7 +62,9 @@ def read_shard_header(storage: Readable, shard: str) -> tuple[ShardObject, ...]:
 def read_header_at(storage: Readable, key: str, shard: str) -> tuple[ShardObject, ...]:
     """As `read_shard_header`, wherever the shard's file lies."""
     prefix = storage.read(key, 0, _PROBE_BYTES)
-    size = storage.size(key) or 0
+    size = storage.size(key)
+    if size is None:
+        raise NotFound(f"{key}: no such shard any more")
     try:
         length = header_length(prefix, file_size=size, where=key)
     except FormatError as error:

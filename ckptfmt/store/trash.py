@@ -17,7 +17,7 @@ from ckptfmt.storage.protocol import Listed, Storage
 TRASH: Final = "trash/"
 MARKER: Final = "marker.json"
 _KINDS: Final = ("shards/", "manifests/", "bases/")
-_LOOKS: Final = 3
+_LOOKS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)

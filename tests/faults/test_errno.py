@@ -45,6 +45,9 @@ NAMES: Final = (
     "base-keep",
     "optimize",
     "init",
+    "gc",
+    "gc-of-sparse",
+    "gc-of-trash",
 )
 SPREAD: Final = 3
 """Errnos a call is failed with in CI, and one from then on; each in both ways in the torture run."""
@@ -132,7 +135,7 @@ def check_case(verb: Verb, place: Place, expected: Expected, *, call: str, case:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_fails(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, counted: Tally) -> None:
-    spread = SPREAD if name not in ("base-keep", "optimize") else 1
+    spread = SPREAD if name not in ("base-keep", "optimize", "gc", "gc-of-sparse", "gc-of-trash") else 1
     counted.add(name, failures=fail_everywhere(name, quick, monkeypatch, spread))
 
 
@@ -157,9 +160,21 @@ def fail_everywhere(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch, spr
     return len(tried)
 
 
-@pytest.mark.parametrize(
-    "name", ["import-sharing", "import-large", "import-encoded", "optimize", "restore", "base-add-copy"]
+FULL: Final = (
+    "import-sharing",
+    "import-large",
+    "import-encoded",
+    "optimize",
+    "restore",
+    "base-add-copy",
+    "gc",
+    "gc-of-sparse",
+    "gc-of-trash",
+    "gc-of-copies",
 )
+
+
+@pytest.mark.parametrize("name", FULL)
 def test_a_disk_that_is_full_from_then_on(name: str, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs space fails, what gives space back works: so nothing unfinished is left, wherever it began."""
     if name == "import-large":
@@ -271,6 +286,38 @@ def test_a_really_full_disk_while_importing(quick: Path) -> None:
             store.import_path(large, name="large")
             assert making.restored(store, "large", quick / "out") == making.tree_of(large)
             assert making.restored(store, "first", quick / "out1") == making.tree_of(first)
+
+
+def test_gc_frees_a_disk_that_is_full_to_the_last_byte(quick: Path) -> None:
+    """A shard that is mostly dead cannot be written anew; what is wholly dead needs no room to go."""
+    dropped = making.write_small(quick / "dropped", {"a": 1, "b": 2}, elements=50_000)
+    wide = making.write_small(quick / "wide", {name: seed for seed, name in enumerate("cdefgh", 3)}, elements=20_000)
+    narrow = making.write_small(quick / "narrow", {"c": 3}, elements=20_000)
+    with mounted(quick / "disk", "64m") as resize, Store.init(quick / "disk" / "store") as store:
+        for name, source in (("wide", wide), ("narrow", narrow), ("dropped", dropped)):
+            store.import_path(source, name=name)
+        for name in ("dropped", "wide"):
+            store.drop(name)
+        found = os.statvfs(quick / "disk")
+        resize(str((found.f_blocks - found.f_bfree) * found.f_frsize))
+        with pytest.raises(OSError, match="No space left"):
+            (quick / "disk" / "other").write_bytes(b"x")
+        before = allocated(store)
+        plan = store.plan_gc(grace_hours=0, keep_history_days=0, apply=True)
+        assert plan.written_bytes
+        with pytest.raises(StorageError) as caught:
+            store.gc(plan)
+        assert caught.value.code == "disk-full"
+        assert before - allocated(store) > 400_000
+        assert store.verify().damaged == ()
+        resize("64m")
+        store.gc(store.plan_gc(grace_hours=0, keep_history_days=0, apply=True))
+        assert allocated(store) < 200_000
+        assert making.restored(store, "narrow", quick / "out") == making.tree_of(narrow)
+
+
+def allocated(store: Store) -> int:
+    return sum(path.lstat().st_size for path in Path(store.path).rglob("*") if path.is_file())
 
 
 def test_a_really_full_disk_while_restoring(quick: Path) -> None:

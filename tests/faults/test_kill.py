@@ -100,7 +100,7 @@ def test_a_large_import_killed_while_it_really_spills(quick: Path) -> None:
     making.write_small(place.sources / "large", {"a": 1, "b": 2}, elements=5 << 20)
     verb = next(verb for verb in VERBS if verb.name == "import-large")
     make_sources(quick / "small")
-    for name in ("first", "second", "third", "base", "bloated", "adapter", "runs", "tuned"):
+    for name in ("first", "second", "third", "wide", "narrow", "base", "bloated", "adapter", "runs", "tuned"):
         shutil.move(quick / "small" / name, place.sources / name)
     place.work.mkdir()
     verb.prepare(place)

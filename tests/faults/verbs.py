@@ -83,6 +83,8 @@ def make_sources(sources: Path) -> None:
     making.write_model(sources / "second", {**first, "layers.2.weight": 4}, extra="two")
     making.write_model(sources / "third", {**first, "layers.0.weight": 5}, extra="three")
     making.write_small(sources / "large", {"embed": 8, "head": 9}, elements=30_000)
+    making.write_small(sources / "wide", {f"layers.{seed}": 40 + seed for seed in range(6)}, elements=3000)
+    making.write_small(sources / "narrow", {"layers.0": 40}, elements=3000)
     making.write_base(sources / "base")
     making.write_adapter(sources / "adapter", 1)
     making.write_adapter(sources / "bloated", 2)
@@ -162,6 +164,15 @@ def _with_garbage(place: Place) -> None:
         store.drop("runs/second")
 
 
+def _with_sparse(place: Place) -> None:
+    """Of a shard little is needed still."""
+    _with_first(place)
+    with place.open() as store:
+        store.import_path(place.sources / "wide", name="runs/wide")
+        store.import_path(place.sources / "narrow", name="runs/narrow")
+        store.drop("runs/wide")
+
+
 class _StoppedBeforeTakingOver:
     """Stops a gc before it takes over a run, by the rename of a directory of the trash."""
 
@@ -239,6 +250,7 @@ def _calling(change: Callable[[Store, Place], object]) -> Callable[[Place], obje
 
 FIRST: Final = {"runs/first": "first"}
 GARBAGE: Final = {**FIRST, "runs/third": "third"}
+SPARSE: Final = {**FIRST, "runs/narrow": "narrow"}
 OPTIMIZED: Final = {"runs/lost": "tuned/lost", "bases/base": "tuned/base"}
 
 VERBS: Final = (
@@ -364,6 +376,7 @@ VERBS: Final = (
         {"runs/lost": "tuned/lost", "bases/base": "tuned/base"},
     ),
     Verb("gc", _with_garbage, _calling(_gc), GARBAGE, GARBAGE, forgets=True),
+    Verb("gc-of-sparse", _with_sparse, _calling(_gc), SPARSE, SPARSE, forgets=True),
     Verb("gc-of-trash", _with_trash, _calling(_gc), GARBAGE, GARBAGE, forgets=True),
     Verb("gc-of-copies", _with_optimized, _calling(_gc), OPTIMIZED, OPTIMIZED, forgets=True),
     Verb(
@@ -377,7 +390,7 @@ VERBS: Final = (
     Verb("tag", _with_first, _calling(lambda store, place: store.tag("runs/first", ("best",))), FIRST, FIRST),
 )
 
-SINGLE: Final = ("first", "second", "third", "large", "base", "bloated", "adapter")
+SINGLE: Final = ("first", "second", "third", "large", "wide", "narrow", "base", "bloated", "adapter")
 BELOW: Final = ("runs/x", "runs/y", "runs/z", "tuned/base", "tuned/both", "tuned/lost")
 BY_NAME: Final = {verb.name: verb for verb in VERBS}
 
