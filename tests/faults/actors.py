@@ -46,12 +46,14 @@ class Actor:
         adds: the ref, and the source that is in its history once they are done; None: any.
         removes: the ref that does not stand once they are done, unless somebody gave it anew.
         may: codes of errors they may end with when others were there before them.
+        forgets: what is no longer named may be gone once they came.
     """
 
     act: Callable[[Scene], object]
     adds: tuple[str, str | None] | None = None
     removes: str | None = None
     may: tuple[str, ...] = ()
+    forgets: bool = False
 
 
 def make_sources(sources: Path) -> None:
@@ -83,10 +85,11 @@ def prepare(scene: Scene) -> None:
             nameless = seam.Failing(0, seam.Abort, only=lambda call: call == "link")
             with suppress(seam.Abort), durable.observed(nameless):
                 store.import_path(scene.sources / source, name="never", base=base)
+        store.import_path(scene.sources / "adapter", name="runs/unbound")
     assert making.files_below(scene.store / "pins") == set()
 
 
-STANDING: Final = {"runs/first": "first"}
+STANDING: Final = {"runs/first": "first", "runs/unbound": "adapter"}
 
 
 def _using(change: Callable[[Store, Scene], object]) -> Callable[[Scene], object]:
@@ -97,10 +100,13 @@ def _using(change: Callable[[Store, Scene], object]) -> Callable[[Scene], object
     return act
 
 
-def _import(source: str, name: str, base: str | None = None) -> Actor:
+def _import(
+    source: str, name: str, base: str | None = None, parent: str | None = None, may: tuple[str, ...] = ()
+) -> Actor:
     return Actor(
-        _using(lambda store, scene: store.import_path(scene.sources / source, name=name, base=base)),
+        _using(lambda store, scene: store.import_path(scene.sources / source, name=name, base=base, parent=parent)),
         adds=(name, source),
+        may=may,
     )
 
 
@@ -114,6 +120,15 @@ def _read(store: Store, scene: Scene) -> None:
 def _gc(store: Store, scene: Scene) -> None:
     """Without grace: whatever nothing reaches goes at once."""
     assert store.gc(store.plan_gc(grace_hours=0, apply=True)).problems == ()
+
+
+def _gc_without_history(store: Store, scene: Scene) -> None:
+    """What no name stands for goes as well. It plans at once, and may come to do it when all has changed."""
+    assert store.gc(store.plan_gc(grace_hours=0, keep_history_days=0, apply=True)).problems == ()
+
+
+def _bind(store: Store, scene: Scene) -> None:
+    store.bind("runs/unbound", "base")
 
 
 def _verify(store: Store, scene: Scene) -> None:
@@ -130,6 +145,7 @@ ACTORS: Final[dict[str, Actor]] = {
     "import of an adapter": _import("adapter", "runs/adapter", "base"),
     "import against a base": _import("tuned-step", "runs/step", "tuned"),
     "import against a base too": _import("tuned-both", "runs/both", "tuned"),
+    "import of a child": _import("second", "runs/child", parent="runs/first", may=("not-found", "incomplete")),
     "rm": Actor(_using(lambda store, _: store.drop("runs/first")), removes="runs/first", may=("not-found", "moved-on")),
     "rename": Actor(
         _using(lambda store, _: store.rename("runs/first", "runs/moved")),
@@ -138,12 +154,18 @@ ACTORS: Final[dict[str, Actor]] = {
         may=("not-found", "moved-on", "target-exists"),
     ),
     "rollback": Actor(
-        _using(lambda store, _: store.rollback("runs/first@1")), adds=("runs/first", "third"), may=("moved-on",)
+        _using(lambda store, _: store.rollback("runs/first@1")),
+        adds=("runs/first", "third"),
+        may=("moved-on", "not-found", "incomplete"),
     ),
+    "bind": Actor(_using(_bind), adds=("runs/unbound", "adapter")),
+    "base add": Actor(_using(lambda store, scene: store.add_base("base", scene.sources / "tuned-base"))),
     "tag": Actor(_using(lambda store, _: store.tag("runs/first", ("best",))), may=("not-found", "moved-on")),
     "base keep": Actor(_using(lambda store, _: store.keep_base("base")), may=("moved-on",)),
     "gc": Actor(_using(_gc), may=("lost-race",)),
     "another gc": Actor(_using(_gc), may=("lost-race",)),
+    "gc without history": Actor(_using(_gc_without_history), may=("lost-race",), forgets=True),
+    "another gc without history": Actor(_using(_gc_without_history), may=("lost-race",), forgets=True),
     "read": Actor(_using(_read), may=("not-found",)),
     "verify": Actor(_using(_verify)),
 }
@@ -177,20 +199,34 @@ MEETINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("import", "gc", "another gc"),
     ("import against a base", "import against a base too", "gc"),
     ("import over", "rename", "gc"),
+    ("rm", "gc without history"),
+    ("import over", "gc without history"),
+    ("import of what stands", "rm", "gc without history"),
+    ("rename", "gc without history"),
+    ("rename", "rm", "gc without history"),
+    ("rollback", "gc without history"),
+    ("rollback", "import over", "gc without history"),
+    ("import of a child", "rm", "gc without history"),
+    ("bind", "gc without history"),
+    ("bind", "base keep", "gc without history"),
+    ("base add", "import against a base", "gc without history"),
+    ("import against a base", "gc without history", "another gc without history"),
+    ("import over by another", "gc without history", "another gc without history"),
 )
 
 
 class Sight:
     """Looks at a store while nobody changes it. What was looked at once, under the same names, is sound."""
 
-    def __init__(self, sources: Path, cache: Path) -> None:
+    def __init__(self, sources: Path, cache: Path, *, forgets: bool = False) -> None:
+        self._forgets = forgets
         self.files: dict[str, Files] = {name: files_of(tree_of(sources / name)) for name in SOURCES}
         self._sound: set[frozenset[str]] = set()
         self._cache = cache
         self.looked = self.asked = 0
 
     def check(self, store: Path) -> None:
-        """Every ref that stands, and every older generation of it, gives back one of the sources."""
+        """Every ref that stands gives back one of the sources, and so do its generations unless they are forgotten."""
         self.asked += 1
         key = names_below(store)
         if key in self._sound:
@@ -213,14 +249,22 @@ class Sight:
         self._sound.add(key)
 
     def _manifests(self, engine: Engine) -> set[str]:
+        if self._forgets:
+            return {item.target or "" for item in engine.refs.manifests()}
         found = set()
         for name, _ in engine.refs.names():
             if not name.startswith("bases/"):
                 found.update(item.target for item in engine.refs.history(name) if item.target is not None)
         return found
 
-    def source_of(self, engine: Engine, manifest: str) -> str:
-        found = content_of(engine, manifest)
+    def source_of(self, engine: Engine, manifest: str) -> str | None:
+        """The source that a manifest gives back; None where it may be gone, and is."""
+        try:
+            found = content_of(engine, manifest)
+        except CkptfmtError:
+            if not self._forgets:
+                raise
+            return None
         return next(name for name, files in self.files.items() if files == found)
 
 
@@ -262,7 +306,8 @@ def check_outcomes(meeting: tuple[str, ...], codes: list[str | None], scene: Sce
             if actor.adds is not None:
                 ref, source = actor.adds
                 history = [item.target for item in engine.refs.history(ref) if item.target is not None]
-                assert any(source in (None, sight.source_of(engine, target)) for target in history), f"{name} is lost"
+                given = [sight.source_of(engine, target) for target in history]
+                assert any(source is None or each in (None, source) for each in given), f"{name} is lost"
             if actor.removes is not None:
                 assert any(item.target is None for item in engine.refs.history(actor.removes))
         for ref, source in STANDING.items():
@@ -281,6 +326,7 @@ class Stage:
     """A scene that is set again for each schedule."""
 
     root: Path
+    forgets: bool = False
     before: Scene = field(init=False)
     sight: Sight = field(init=False)
 
@@ -288,4 +334,4 @@ class Stage:
         self.before = Scene(self.root / "sources", self.root / "before", self.root / "out")
         make_sources(self.before.sources)
         prepare(self.before)
-        self.sight = Sight(self.before.sources, self.root / "sight")
+        self.sight = Sight(self.before.sources, self.root / "sight", forgets=self.forgets)

@@ -18,6 +18,8 @@ from tests.faults.stepping import ByPriority, Policy, Randomly, Scripted, Steppe
 
 IN_CI = 45
 """Schedules of a meeting."""
+FORGETFUL_IN_CI = 20
+"""Of one with a gc that keeps no history."""
 FOR_A_RELEASE = 450
 KINDS = 4
 WITH_READS = 4
@@ -77,12 +79,12 @@ def policy_of(number: int, actors: int, steps: int) -> Policy:
 def meet(name: str, count: int, quick: Path) -> tuple[int, int, int]:
     """Try schedules until `count` different ones were run; how many, of how many steps, with how many looks."""
     meeting = MEETINGS[NAMES.index(name)]
-    stage = Stage(quick)
+    stage = Stage(quick, forgets=any(ACTORS[each].forgets for each in meeting))
     steps = {reads: len(run(stage, meeting, Randomly(0), reads=reads).taken) for reads in (False, True)}
     seen: set[tuple[int, ...]] = set()
     taken = 0
     for number in range(count * 3):
-        reads = number // KINDS % (2 if "gc" in meeting else WITH_READS) == 0
+        reads = number // KINDS % (2 if any("gc" in each for each in meeting) else WITH_READS) == 0
         policy = policy_of(number, len(meeting), steps[reads])
         try:
             stepper = run(stage, meeting, policy, reads=reads)
@@ -98,7 +100,8 @@ def meet(name: str, count: int, quick: Path) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_whoever_meets(name: str, quick: Path, counted: Tally) -> None:
-    schedules, steps, looks = meet(name, IN_CI, quick)
+    forgets = any(ACTORS[each].forgets for each in MEETINGS[NAMES.index(name)])
+    schedules, steps, looks = meet(name, FORGETFUL_IN_CI if forgets else IN_CI, quick)
     counted.add(name, schedules=schedules, steps=steps, looks=looks)
 
 

@@ -7,6 +7,8 @@ from typing import Final
 from tests.planted.bug import Bug, meet
 
 GC: Final = ("tests/gc/test_gc.py",)
+DOUBT: Final = ("tests/gc/test_doubt.py",)
+HOSTS: Final = ("tests/gc/test_hosts.py",)
 
 
 def after(*verbs: str) -> tuple[str, ...]:
@@ -99,5 +101,61 @@ RECLAIMING: Final[tuple[Bug, ...]] = (
         "    return now_ns - run.marked_ns >= grace_seconds * 1e9\n",
         "    return True\n",
         GC,
+    ),
+    Bug(
+        "what other copies are stored against goes, although what stays is damaged",
+        "store/gc_run.py",
+        "    copies = catalog.find_many(digests | closure(catalog.dependencies, digests))\n",
+        "    copies = catalog.find_many(digests)\n",
+        DOUBT,
+    ),
+    Bug(
+        "what other copies are stored against goes unproven",
+        "store/gc_run.py",
+        "            found = catalog.dependents(fresh)\n",
+        "            found: set[bytes] = set()\n",
+        DOUBT,
+    ),
+    Bug(
+        "the catalog is counted while others change it",
+        "store/survey.py",
+        "    with catalog.still():\n        return",
+        "    if True:\n        return",
+        HOSTS,
+    ),
+    Bug(
+        "what lies in a base is looked for in those that are named now",
+        "store/gc_plan.py",
+        "    bases = all_outside(store, records=marker.records)\n",
+        "    bases = all_outside(store)\n",
+        HOSTS,
+    ),
+    Bug(
+        "a new name is given without a claim",
+        "api/naming.py",
+        "        if store.refs.numbers(old)[-1] != seen.number:\n            raise moved_on(seen)\n",
+        "",
+        HOSTS,
+    ),
+    Bug(
+        "a claim counts for ever to whoever made it",
+        "store/publish.py",
+        "        return time.time() - self._since < _HOLDS_SECONDS and self._storage.size(self._key) is not None\n",
+        "        return True\n",
+        HOSTS,
+    ),
+    Bug(
+        "chains may be too long for what comes after them",
+        "store/choosing.py",
+        "        while choice.missing - lost:",
+        "        while False:",
+        ("tests/gc/test_choosing.py",),
+    ),
+    Bug(
+        "a cleanup without a hold believes its first proof",
+        "reclaim/executing.py",
+        "(reason := unkept(self.store, part)) is not None:",
+        "(reason := None) is not None:",
+        ("tests/reclaim/test_adversary.py",),
     ),
 )
