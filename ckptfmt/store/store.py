@@ -72,7 +72,7 @@ class Store:
         # What is taken out meanwhile is seen in the trash, what is brought back meanwhile by the second look.
         again = has_runs(self.storage)
         present = self._shards_of(self.storage.list(PREFIX)) | self._shards_of(trashed(self.storage))
-        if again:
+        if again or has_runs(self.storage):
             present |= self._shards_of(self.storage.list(PREFIX))
         self.unreadable_shards = self._catalog.sync(present, lambda shard: read_shard_header(self.readable, shard))
         self._synced = True

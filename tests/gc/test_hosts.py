@@ -13,8 +13,10 @@ import pytest
 from ckptfmt.api import Store
 from ckptfmt.api.reclaiming import GcReport
 from ckptfmt.errors import CkptfmtError
+from ckptfmt.storage import local
 from ckptfmt.storage.local import LocalStorage
 from ckptfmt.store.catalog import Catalog
+from ckptfmt.store.trash import place_in
 from tests.store import making
 
 
@@ -161,3 +163,29 @@ def test_a_base_that_has_another_content_by_now(place: Path) -> None:
         store.drop_base("base")
         assert gc(store).problems == ()
         assert making.restored(store, "bloated", place / "out2") == making.tree_of(place / "bloated")
+
+
+def test_a_run_that_is_taken_over_while_a_reader_lists_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that came late took out what is needed; before it is brought back another gc takes its run over."""
+    with Store.init(place / "store") as store:
+        store.import_path(place / "one", name="one")
+        storage = store._engine.storage
+        storage.put("trash/first/marker.json", b"")
+        for listed in list(storage.list("shards/")):
+            assert storage.move(listed.key, place_in("trash/first/", listed.key))
+    monkeypatch.setenv("CKPTFMT_CACHE", str(place / "another host"))
+    scan = local._scan
+    names = iter(["first", *map(str, range(6))])
+    current = next(names)
+
+    def scanning(path: str) -> list[os.DirEntry[str]]:
+        nonlocal current
+        found = scan(path)
+        if path.endswith("/trash") and (following := next(names, None)) is not None:
+            os.rename(f"{place}/store/trash/{current}", f"{place}/store/trash/{following}")
+            current = following
+        return found
+
+    with Store.open(place / "store") as reader:
+        monkeypatch.setattr(local, "_scan", scanning)
+        assert making.restored(reader, "one", place / "out") == making.tree_of(place / "one")
