@@ -119,21 +119,32 @@ class Objects:
     def verify(self, digest: str, length: int) -> None:
         """Decode every copy of an object and compare its digest: another copy that is sound makes none whole.
 
+        A copy that hangs in the air is no damage beside one that does not: gc frees what it was stored against where
+        another copy stays.
+
         Raises:
-            IncompleteStore: no copy is there.
+            IncompleteStore: no copy is there, or none of which all that it is stored against is.
             DigestMismatch: a copy is not sound.
         """
         copies = self._copies(digest, length)
         if not copies:
             for _ in self._outside_frames(digest, length):
                 pass
+        hanging: list[IncompleteStore] = []
+        gone = 0
         for copy in copies:
             try:
                 self._verify_copy(digest, copy)
-            except CkptfmtError:
+            except CkptfmtError as error:
                 self._refresh()
-                if copy in self._copies(digest, length):  # Else its shard was taken away meanwhile.
+                if copy not in self._copies(digest, length):  # Its shard was taken away meanwhile.
+                    gone += 1
+                elif isinstance(error, IncompleteStore):
+                    hanging.append(error)
+                else:
                     raise
+        if hanging and len(hanging) + gone == len(copies):
+            raise hanging[0]
 
     def prove(self, digest: str, copy: Location) -> None:
         """Decode one copy of an object and compare its digest. What it is stored against is read from any sound copy.

@@ -24,8 +24,8 @@ FAR, NEAR = 0.5, 0.02
 """Share of the words in which one tensor differs from another: what is stored against a far one takes more."""
 
 
-def write_copy(engine: Engine, data: bytes, on: Sequence[bytes] = ()) -> Path:
-    """Another host's copy of an object, alone in a shard, stored against others; where it lies."""
+def write_copy(engine: Engine, data: bytes, on: Sequence[bytes] = (), beside: bytes = b"") -> Path:
+    """Another host's copy of an object, in a shard with at most one other, stored against others; where it lies."""
     digests = tuple(map(digest_of, on))
     basis = engine.objects().basis(BasisOf("delta", "", digests, len(data))) if on else None
     against = (Against("delta", "", digests, basis, frozenset(digests)),) if basis else ()
@@ -41,6 +41,10 @@ def write_copy(engine: Engine, data: bytes, on: Sequence[bytes] = ()) -> Path:
         item = writer.begin(Incoming(len(data), "BF16", (len(data) // 2,), against=against))
         item.append(data)
         item.finish()
+        if beside:
+            other = writer.begin(Incoming(len(beside), "BF16", (len(beside) // 2,)))
+            other.append(beside)
+            other.finish()
         writer.flush()
     engine.catalog(refresh=True)
     (copy,) = (copy for copy in engine.catalog().find(digest_of(data)) if copy.shard == written[0])
@@ -122,3 +126,31 @@ def test_copies_that_are_sound_let_it_go(scene: Scene, quick: Path) -> None:
     assert not scene.large.exists()
     assert scene.store._engine.catalog().find(digest_of(scene.far_data)) == []
     assert making.restored(scene.store, "one", quick / "out") == making.tree_of(scene.sources["one"])
+
+
+def test_a_copy_that_hangs_in_the_air_is_no_damage(quick: Path) -> None:
+    """It lies in a shard of which most is needed, another copy stays, and what it is stored against is freed."""
+    one = weights(1)
+    near, far, most = moved(one, 2, NEAR), moved(one, 3, FAR), weights(4, 80_000)
+    data = {"one": one, "near": near, "far": far, "most": most}
+    sources = {name: write_tensor(quick / name, each) for name, each in data.items()}
+    with Store.init(quick / "store") as store:
+        for name in ("near", "far"):
+            store.import_path(sources[name], name=name, effort="fast")
+        write_copy(store._engine, one, [near])
+        hanging = write_copy(store._engine, one, [far], beside=most)
+        for name in ("one", "most"):
+            store.import_path(sources[name], name=name, effort="fast")
+        store.drop("far")
+        assert gc(store).shards == 1
+        assert hanging.exists()
+        assert store._engine.catalog().find(digest_of(far)) == []
+        assert store.verify().damaged == ()
+        assert store.fsck(full=True).problems == ()
+        for name in ("one", "near", "most"):
+            assert making.restored(store, name, quick / "out" / name) == making.tree_of(sources[name])
+        (report,) = store.import_path(sources["one"], name="again", effort="fast").checkpoints
+        assert report.new_bytes < 2000
+        assert store.optimize(["one"]).checkpoints
+        assert gc(store).problems == ()
+        assert store.verify().damaged == ()
