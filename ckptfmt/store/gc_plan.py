@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt.digest import is_digest
-from ckptfmt.errors import IncompleteStore
+from ckptfmt.errors import IncompleteStore, NotFound
 from ckptfmt.format.shard import ShardObject
 from ckptfmt.storage.local import TEMPORARY
 from ckptfmt.storage.protocol import Listed
@@ -202,7 +202,11 @@ def _repacking(store: Store, found: Survey, before_ns: int) -> tuple[list[NewSha
     }
     moving: list[tuple[str, ShardObject]] = []
     for row, use in sorted(sparse.items(), key=lambda item: item[1].digest):
-        header = read_shard_header(store.storage, use.digest)
+        try:
+            header = read_shard_header(store.storage, use.digest)
+        except NotFound:
+            del sparse[row]  # Another run has just taken it out.
+            continue
         stays = [item for item in header if found.choice.shards.get(bytes.fromhex(item.digest)) == row]
         moving += [(use.digest, item) for item in stays]
     planned = plan_new_shards(moving)

@@ -14,7 +14,11 @@ import pytest
 from ckptfmt.api import Store
 from ckptfmt.api.reclaiming import GcReport
 from ckptfmt.errors import CkptfmtError, IncompleteStore, IntegrityError, NotFound
+from ckptfmt.format.shard import ShardObject
+from ckptfmt.storage.protocol import Readable
+from ckptfmt.store import gc_plan
 from ckptfmt.store.publish import pinned
+from ckptfmt.store.shards import shard_key
 from ckptfmt.store.store import open_store
 from ckptfmt.store.trash import runs
 from tests.store import making
@@ -393,6 +397,30 @@ def test_a_damaged_shard_is_not_repacked(quick: Path) -> None:
         report = gc(store)
         assert report.problems
         assert shards(store) == before
+
+
+def test_a_shard_that_another_run_takes_out_while_this_one_plans(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    making.write_small(quick / "wide", {name: seed for seed, name in enumerate("abcdefgh")}, elements=3000)
+    making.write_small(quick / "narrow", {"a": 0}, elements=3000)
+    with Store.init(quick / "store") as store:
+        store.import_path(quick / "wide", name="wide")
+        store.import_path(quick / "narrow", name="narrow")
+        store.drop("wide")
+        original = gc_plan.read_shard_header
+        run = Path(store.path) / "trash" / "another"
+        run.mkdir(parents=True)
+
+        def taken_out(storage: Readable, shard: str) -> tuple[ShardObject, ...]:
+            key = shard_key(shard)
+            (Path(store.path) / key).rename(run / key.replace("/", ","))
+            return original(storage, shard)
+
+        monkeypatch.setattr(gc_plan, "read_shard_header", taken_out)
+        plan = store.plan_gc(grace_hours=0, keep_history_days=0, apply=True)
+        monkeypatch.undo()
+        assert plan.new_shards == ()
+        store.gc(plan)
+        assert making.restored(store, "narrow", quick / "out") == making.tree_of(quick / "narrow")
 
 
 # Time
