@@ -157,7 +157,9 @@ class _GcRun:
         try:
             self._begin(prefix, documents.seal(marker))
         except StorageError as error:
-            self._left_out(error)
+            # Without a grace another run may take this one over before its marker is durable: it does the rest.
+            if not isinstance(error.__cause__, FileNotFoundError):
+                self._left_out(error)
             return
         for item in leaving:
             if self._storage.move(item.key, place_in(prefix, item.key)):

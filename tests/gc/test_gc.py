@@ -15,6 +15,7 @@ from ckptfmt.api import Store
 from ckptfmt.api.reclaiming import GcReport
 from ckptfmt.errors import CkptfmtError, IncompleteStore, IntegrityError, NotFound
 from ckptfmt.format.shard import ShardObject
+from ckptfmt.storage import durable
 from ckptfmt.storage.protocol import Readable
 from ckptfmt.store import gc_plan
 from ckptfmt.store.publish import pinned
@@ -421,6 +422,27 @@ def test_a_shard_that_another_run_takes_out_while_this_one_plans(quick: Path, mo
         assert plan.new_shards == ()
         store.gc(plan)
         assert making.restored(store, "narrow", quick / "out") == making.tree_of(quick / "narrow")
+
+
+def test_a_run_that_is_taken_over_before_its_marker_is_durable(store: Store, place: Path) -> None:
+    store.drop("runs/two")
+    plan = store.plan_gc(grace_hours=0, keep_history_days=0, apply=True)
+
+    class TakesOver:
+        """Another gc without a grace, as quick as can be."""
+
+        def before(self, call: str, arguments: tuple[object, ...]) -> None:
+            return
+
+        def after(self, call: str, arguments: tuple[object, ...], result: object) -> None:
+            if call == "rename" and str(arguments[1]).endswith("/marker.json"):
+                os.rename(os.path.dirname(str(arguments[1])), Path(store.path) / "trash" / "another")
+
+    with durable.observed(TakesOver()):
+        report = store.gc(plan)
+    assert report.taken_out_bytes == 0
+    assert gc(store).freed_bytes > 12_000
+    assert making.restored(store, "runs/one", place / "out") == making.tree_of(place / "one")
 
 
 # Time
