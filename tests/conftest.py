@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,20 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     yield cache
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory on a fast file system, with a cache directory of its own."""
+    memory = "/dev/shm"
+    if os.path.isdir(memory) and os.access(memory, os.W_OK):
+        directory = Path(tempfile.mkdtemp(prefix="ckptfmt-test-", dir=memory))
+    else:
+        directory = tmp_path / "quick"
+        directory.mkdir()
+    monkeypatch.setenv("CKPTFMT_CACHE", str(directory / "cache"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,10 @@ class Store:
         return record
 
     def _document(self, key: str, digest: str, kind: type[Kind]) -> Kind:
-        data = self.readable.read(key, 0, _MAX_DOCUMENT_BYTES)
+        try:
+            data = self.readable.read(key, 0, _MAX_DOCUMENT_BYTES)
+        except NotFound:
+            raise NotFound(f"{key} is not in the store: gc has freed it, or it is lost", hint="ckptfmt fsck") from None
         if digest_of(data) != digest:
             raise IntegrityError(f"{key}: the document is damaged (its digest is not its name)", hint="ckptfmt fsck")
         return documents.decode(data, kind, where=key)

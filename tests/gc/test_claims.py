@@ -179,14 +179,8 @@ def test_a_shard_that_cannot_be_read_in_the_trash_stays(
     assert files(store, "shards") == before | {mine}
 
 
-def test_another_run_s_repack_is_no_damage(quick: Path) -> None:
-    making.write_small(quick / "wide", {name: seed for seed, name in enumerate("abcdefgh")}, elements=3000)
-    making.write_small(quick / "narrow", {"a": 0}, elements=3000)
-    with Store.init(quick / "store") as store:
-        store.import_path(quick / "wide", name="wide")
-        store.import_path(quick / "narrow", name="narrow")
-        store.drop("wide")
-        late = store.plan_gc(grace_hours=0, keep_history_days=0, apply=True)
-        assert gc(store).plan.written == 1
-        assert store.gc(late).problems == ()
-        assert making.restored(store, "narrow", quick / "out") == making.tree_of(quick / "narrow")
+def test_another_run_s_repack_is_no_damage(quick: Path, sparse: Store) -> None:
+    late = sparse.plan_gc(grace_hours=0, keep_history_days=0, apply=True)
+    assert gc(sparse).plan.written == 1
+    assert sparse.gc(late).problems == ()
+    assert making.restored(sparse, "narrow", quick / "out") == making.tree_of(quick / "narrow")

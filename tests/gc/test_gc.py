@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ import pytest
 from ckptfmt.api import Store
 from ckptfmt.api.reclaiming import GcReport
 from ckptfmt.errors import CkptfmtError, IncompleteStore, IntegrityError, NotFound
+from ckptfmt.format.manifest import objects_of
 from ckptfmt.format.shard import ShardObject
 from ckptfmt.storage import durable
 from ckptfmt.storage.protocol import Readable
 from ckptfmt.store import gc_plan
+from ckptfmt.store.object_writer import Incoming
 from ckptfmt.store.publish import pinned
-from ckptfmt.store.shards import shard_key
+from ckptfmt.store.shards import ShardWriter, shard_key
 from ckptfmt.store.store import open_store
 from ckptfmt.store.trash import runs
 from tests.store import making
@@ -103,21 +106,15 @@ def test_what_others_share_stays(store: Store, place: Path) -> None:
     assert making.restored(store, "runs/two", place / "out") == making.tree_of(place / "two")
 
 
-def test_a_shard_that_is_mostly_dead_is_written_anew(quick: Path) -> None:
-    making.write_small(quick / "wide", {name: seed for seed, name in enumerate("abcdefgh")}, elements=3000)
-    making.write_small(quick / "narrow", {"a": 0}, elements=3000)
-    with Store.init(quick / "store") as store:
-        store.import_path(quick / "wide", name="wide")
-        store.import_path(quick / "narrow", name="narrow")
-        store.drop("wide")
-        planned = store.planned_gc(store.plan_gc(grace_hours=0, keep_history_days=0)).plan
-        before = used(store)
-        report = gc(store)
-        assert planned.written_bytes == report.written_bytes > 12_000
-        assert planned.freed_bytes == report.freed_bytes > 96_000
-        assert used(store) == before + report.written_bytes - report.freed_bytes < 32_000
-        assert making.restored(store, "narrow", quick / "out") == making.tree_of(quick / "narrow")
-        assert gc(store).unlinked == 0
+def test_a_shard_that_is_mostly_dead_is_written_anew(quick: Path, sparse: Store) -> None:
+    planned = sparse.planned_gc(sparse.plan_gc(grace_hours=0, keep_history_days=0)).plan
+    before = used(sparse)
+    report = gc(sparse)
+    assert planned.written_bytes == report.written_bytes > 12_000
+    assert planned.freed_bytes == report.freed_bytes > 96_000
+    assert used(sparse) == before + report.written_bytes - report.freed_bytes < 32_000
+    assert making.restored(sparse, "narrow", quick / "out") == making.tree_of(quick / "narrow")
+    assert gc(sparse).unlinked == 0
 
 
 def test_history_is_kept_for_a_while(store: Store, place: Path) -> None:
@@ -128,6 +125,9 @@ def test_history_is_kept_for_a_while(store: Store, place: Path) -> None:
     assert making.restored(store, "runs/one", place / "out") == making.tree_of(place / "one")
     age(store, 31 * 86_400)
     gc(store, history=30)
+    with Store.open(store.path) as fresh, pytest.raises(NotFound, match="gc has freed it") as gone:
+        fresh.rollback("runs/one@2")
+    assert gone.value.hint == "ckptfmt fsck"
     with pytest.raises(CkptfmtError) as caught:
         store.rollback("runs/one@2")
     assert caught.value.code in ("incomplete", "not-found")
@@ -334,11 +334,6 @@ def test_the_smaller_of_two_copies_stays(place: Path) -> None:
 
 def _raw_copy(store: Store) -> str:
     """Another host's copy of every object, stored as it is."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from ckptfmt.store.object_writer import Incoming
-    from ckptfmt.store.shards import ShardWriter
-
     engine = open_store(store.path)
     manifest = engine.manifest(next(iter(engine.manifest_ids())))
     objects = engine.objects()
@@ -351,8 +346,6 @@ def _raw_copy(store: Store) -> str:
             remaining=lambda: 0,
             written=lambda shard, size, items: written.append(shard),
         )
-        from ckptfmt.format.manifest import objects_of
-
         for digest, length in objects_of(manifest).items():
             data = objects.read(digest, length)
             item = writer.begin(Incoming(length, digest=digest))
@@ -380,48 +373,38 @@ def test_a_rotten_copy_does_not_displace_a_sound_one(place: Path) -> None:
         assert making.restored(store, "plain", place / "out") == making.tree_of(place / "plain")
 
 
-def test_a_damaged_shard_is_not_repacked(quick: Path) -> None:
-    making.write_small(quick / "wide", {name: seed for seed, name in enumerate("abcdefgh")}, elements=3000)
-    making.write_small(quick / "narrow", {"a": 0}, elements=3000)
-    with Store.init(quick / "store") as store:
-        store.import_path(quick / "wide", name="wide")
-        store.import_path(quick / "narrow", name="narrow")
-        store.drop("wide")
-        for name in shards(store):
-            path = Path(store.path) / "shards" / name
-            data = bytearray(path.read_bytes())
-            found = data.find(making.noise(0, 100))
-            if found >= 0:
-                data[found] ^= 1
-                path.write_bytes(data)
-        before = shards(store)
-        report = gc(store)
-        assert report.problems
-        assert shards(store) == before
+def test_a_damaged_shard_is_not_repacked(quick: Path, sparse: Store) -> None:
+    for name in shards(sparse):
+        path = Path(sparse.path) / "shards" / name
+        data = bytearray(path.read_bytes())
+        found = data.find(making.noise(0, 100))
+        if found >= 0:
+            data[found] ^= 1
+            path.write_bytes(data)
+    before = shards(sparse)
+    report = gc(sparse)
+    assert report.problems
+    assert shards(sparse) == before
 
 
-def test_a_shard_that_another_run_takes_out_while_this_one_plans(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    making.write_small(quick / "wide", {name: seed for seed, name in enumerate("abcdefgh")}, elements=3000)
-    making.write_small(quick / "narrow", {"a": 0}, elements=3000)
-    with Store.init(quick / "store") as store:
-        store.import_path(quick / "wide", name="wide")
-        store.import_path(quick / "narrow", name="narrow")
-        store.drop("wide")
-        original = gc_plan.read_shard_header
-        run = Path(store.path) / "trash" / "another"
-        run.mkdir(parents=True)
+def test_a_shard_that_another_run_takes_out_while_this_one_plans(
+    quick: Path, sparse: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = gc_plan.read_shard_header
+    run = Path(sparse.path) / "trash" / "another"
+    run.mkdir(parents=True)
 
-        def taken_out(storage: Readable, shard: str) -> tuple[ShardObject, ...]:
-            key = shard_key(shard)
-            (Path(store.path) / key).rename(run / key.replace("/", ","))
-            return original(storage, shard)
+    def taken_out(storage: Readable, shard: str) -> tuple[ShardObject, ...]:
+        key = shard_key(shard)
+        (Path(sparse.path) / key).rename(run / key.replace("/", ","))
+        return original(storage, shard)
 
-        monkeypatch.setattr(gc_plan, "read_shard_header", taken_out)
-        plan = store.plan_gc(grace_hours=0, keep_history_days=0, apply=True)
-        monkeypatch.undo()
-        assert plan.new_shards == ()
-        store.gc(plan)
-        assert making.restored(store, "narrow", quick / "out") == making.tree_of(quick / "narrow")
+    monkeypatch.setattr(gc_plan, "read_shard_header", taken_out)
+    plan = sparse.plan_gc(grace_hours=0, keep_history_days=0, apply=True)
+    monkeypatch.undo()
+    assert plan.new_shards == ()
+    sparse.gc(plan)
+    assert making.restored(sparse, "narrow", quick / "out") == making.tree_of(quick / "narrow")
 
 
 def test_a_run_that_is_taken_over_before_its_marker_is_durable(store: Store, place: Path) -> None:

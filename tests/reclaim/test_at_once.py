@@ -13,11 +13,8 @@ from ckptfmt.api import cleaning
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.reclaim.proving import prove
 from tests.faults import seam
-from tests.faults.conftest import quick
 from tests.reclaim.test_kill import Setting, check, clean, make, undo
 from tests.store.making import tree_of
-
-__all__ = ["quick"]
 
 
 @pytest.fixture

@@ -12,11 +12,8 @@ import pytest
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.storage import durable
 from tests.faults import seam
-from tests.faults.conftest import quick
 from tests.reclaim.test_kill import BY_NAME, Setting, check, make, prepared, undo
 from tests.store.making import tree_of
-
-__all__ = ["quick"]
 
 NUMBERS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ESTALE)
 

@@ -16,11 +16,8 @@ from ckptfmt.reclaim.proving import prove
 from ckptfmt.storage import durable
 from ckptfmt.store.receipts import Receipts, held_manifests
 from tests.faults import seam
-from tests.faults.conftest import quick
 from tests.reclaim.making import Place
 from tests.store.making import Tree, content_of, tree_of
-
-__all__ = ["quick"]
 
 SIGKILLED = -9
 

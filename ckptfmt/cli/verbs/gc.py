@@ -67,6 +67,8 @@ def command(
             session.give(report, lambda: plan_lines(report.plan))
             if report.plan.take_out or report.plan.freed_bytes:
                 session.note("nothing was deleted: --apply does it")
+            elif keep_history:
+                session.note(f"what was dropped or superseded in the last {keep_history:g} days stays: --keep-history")
             return 0
         shown = store.planned_gc(plan).plan
         session.note(*plan_lines(shown))
