@@ -134,7 +134,7 @@ class Objects:
         gone = 0
         for copy in copies:
             try:
-                self._verify_copy(digest, copy)
+                self.prove(digest, copy)
             except CkptfmtError as error:
                 self._refresh()
                 if copy not in self._copies(digest, length):  # Its shard was taken away meanwhile.
@@ -152,9 +152,6 @@ class Objects:
         Raises:
             CkptfmtError: it is not sound, or what it needs is not there.
         """
-        self._verify_copy(digest, copy)
-
-    def _verify_copy(self, digest: str, copy: Location) -> None:
         content = blake3.blake3()
         for index in range(len(decoded_lengths(copy.stored.length))):
             self._forget_failures()

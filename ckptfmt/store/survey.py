@@ -49,10 +49,6 @@ class Survey:
         """The shards that hold a copy that stays."""
         return [use for use in self.uses.values() if use.live]
 
-    def stays(self, shard: str) -> bool:
-        """Tell whether a shard holds a copy that stays."""
-        return any(use.live for use in self.uses.values() if use.digest == shard)
-
 
 def survey(store: Store, wanted: set[bytes], outside: Callable[[bytes], bool]) -> Survey:
     """Choose a copy of every object that is wanted.

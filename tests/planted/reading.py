@@ -89,8 +89,8 @@ READING: Final[tuple[Bug, ...]] = (
     Bug(
         "verify reads one copy only",
         "store/objects.py",
-        "        for copy in copies:\n            try:\n                self._verify_copy(digest, copy)",
-        "        for copy in copies[:1]:\n            try:\n                self._verify_copy(digest, copy)",
+        "        for copy in copies:\n            try:\n                self.prove(digest, copy)",
+        "        for copy in copies[:1]:\n            try:\n                self.prove(digest, copy)",
         ("tests/store/test_last_checks.py",),
     ),
     Bug(
