@@ -130,21 +130,34 @@ class Objects:
         if not copies:
             for _ in self._outside_frames(digest, length):
                 pass
-        hanging: list[IncompleteStore] = []
-        gone = 0
+            return
+        hanging: list[CkptfmtError] = []
+        gone: list[CkptfmtError] = []
         for copy in copies:
             try:
                 self.prove(digest, copy)
             except CkptfmtError as error:
                 self._refresh()
-                if copy not in self._copies(digest, length):  # Its shard was taken away meanwhile.
-                    gone += 1
-                elif isinstance(error, IncompleteStore):
+                if self._storage.size(shard_key(copy.shard)) is None:
+                    gone.append(error)
+                elif isinstance(error, IncompleteStore) and copy in self._copies(digest, length):
                     hanging.append(error)
                 else:
                     raise
-        if hanging and len(hanging) + gone == len(copies):
-            raise hanging[0]
+        if len(hanging) + len(gone) == len(copies):
+            self._verify_others(digest, length, copies, (hanging + gone)[0])
+
+    def _verify_others(self, digest: str, length: int, but: list[Location], problem: CkptfmtError) -> None:
+        """As `verify`, of the copies that stand now instead of `but`; where there are none, `problem` stands."""
+        others = [copy for copy in self._copies(digest, length) if copy not in but]
+        for copy in others:
+            self.prove(digest, copy)
+        if others:
+            return
+        if self._outside is None or not self._outside.has(digest):
+            raise problem
+        for _ in self._outside_frames(digest, length):
+            pass
 
     def prove(self, digest: str, copy: Location) -> None:
         """Decode one copy of an object and compare its digest. What it is stored against is read from any sound copy.

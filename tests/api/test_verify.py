@@ -11,9 +11,10 @@ import pytest
 from msgspec import structs
 
 from ckptfmt import Store
-from ckptfmt.errors import CkptfmtError, IntegrityError, InvalidInput, NotFound
+from ckptfmt.errors import CkptfmtError, DigestMismatch, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format.manifest import objects_of
 from ckptfmt.store.refs import draft
+from ckptfmt.store.shards import read_shard_header
 from tests.conftest import Made
 from tests.fixtures import hf, peft_adapters
 from tests.transfer.headers import Written, file_of, noise
@@ -145,6 +146,18 @@ def test_a_damaged_shard(
         assert files_of(tmp_path / "back-again") == files_of(tmp_path / "c")
     with Store.open(shared.path) as store:
         assert [row.ref for row in store.list_refs()] == ["a", "b", "c", "c-again"]
+
+
+def test_a_shard_that_is_cut_short_harms_its_last_object_alone_too(shared: Store) -> None:
+    """To look again, the catalog reads the shard's header, which does not hold any more: no reason to be silent."""
+    shard, _, _ = place_of(shared, digest_of(shared, "c", "own"))
+    with Store.open(shared.path) as store:
+        engine = store.engine
+        last = max(read_shard_header(engine.storage, shard.stem), key=lambda item: item.begin)
+        engine.catalog()
+        shard.write_bytes(shard.read_bytes()[:-1])
+        with pytest.raises(DigestMismatch, match="not what was stored"):
+            engine.objects().verify(last.digest, last.stored.length)
 
 
 def test_a_damaged_manifest(shared: Store, tmp_path: Path) -> None:
