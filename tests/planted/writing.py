@@ -237,10 +237,10 @@ WRITING: Final[tuple[Bug, ...]] = (
     Bug(
         "a rename drops the old name first",
         "api/naming.py",
-        '    store.refs.append(new, make)\n    store.refs.swap(seen, structs.replace(draft(None, "rename"), '
-        'message=f"is now {new}"))',
-        '    store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))\n'
-        "    store.refs.append(new, make)",
+        "        claim.give(stands, lambda: store.refs.append(new, make))\n"
+        '    store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))',
+        '        store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))\n'
+        "        claim.give(stands, lambda: store.refs.append(new, make))",
         ("tests/faults/test_kill.py::test_a_verb_killed_anywhere[rename]",),
     ),
     Bug(
