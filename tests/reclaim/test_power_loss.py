@@ -1,4 +1,4 @@
-"""Power lost after every mutating call of cleanup, undo and purge: every file is in its place, in the hold or stored."""
+"""Power lost after every mutating call of cleanup, undo and purge: each file is in its place, held, or stored."""
 
 from __future__ import annotations
 
