@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ckptfmt.cli.errors import Problem, print_problem
+from ckptfmt.cli.errors import print_problem
 from ckptfmt.errors import CkptfmtError
+from ckptfmt.problems import Problem
 
 
 class Damage:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from ckptfmt.cli.output import Line
-from ckptfmt.cli.text import ratio, size, table
+from ckptfmt.cli.text import table
+from ckptfmt.wording import ratio, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

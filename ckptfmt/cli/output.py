@@ -9,20 +9,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
+from ckptfmt.wording import clean
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_CONTROLS: Final = (
-    *range(0x20),
-    *range(0x7F, 0xA0),
-    0x061C,
-    *range(0x200E, 0x2010),
-    *range(0x2028, 0x202F),
-    *range(0x2066, 0x206A),
-)
-"""C0, C1, and what breaks lines or turns the direction of text around."""
-
-_SHOWN: Final = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS}
 
 _STYLES: Final = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33"}
 
@@ -80,11 +70,6 @@ def print_drawing(drawing: RenderableType) -> None:
     from rich.console import Console
 
     Console(file=sys.stdout).print(drawing)
-
-
-def clean(text: str) -> str:
-    """`text` with control characters made visible."""
-    return text if text.isprintable() else text.translate(_SHOWN)
 
 
 def width_of(stream: TextIO) -> int | None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TextIO
 
-from ckptfmt.cli.output import clean, columns
-from ckptfmt.cli.text import duration, size
+from ckptfmt.cli.output import columns
 from ckptfmt.progress import SILENT, Progress
+from ckptfmt.wording import clean, duration, size
 
 PATIENCE_SECONDS: Final = 1.0
 """Work that is over sooner is never drawn."""

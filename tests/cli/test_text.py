@@ -9,9 +9,10 @@ import pytest
 
 from ckptfmt.api.results import NeedsBase, RefRow
 from ckptfmt.cli import output
-from ckptfmt.cli.output import Styled, clean, encode
-from ckptfmt.cli.text import count, duration, facts, metrics, ratio, size, table, value
+from ckptfmt.cli.output import Styled, encode
+from ckptfmt.cli.text import facts, table
 from ckptfmt.cli.verbs.ls import row_lines
+from ckptfmt.wording import clean, count, duration, metrics, ratio, size, value
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import click
 
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, facts, short, size, table
+from ckptfmt.cli.text import facts, table
 from ckptfmt.cli.verb import BASE, VerbGroup, verb
 from ckptfmt.errors import EXIT_CODES
+from ckptfmt.wording import count, short, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import BaseReport, BaseVerified

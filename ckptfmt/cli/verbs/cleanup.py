@@ -9,9 +9,10 @@ import click
 from ckptfmt.cli.asking import agreed
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, size, table
+from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import verb
 from ckptfmt.errors import InvalidInput
+from ckptfmt.wording import count, size
 
 if TYPE_CHECKING:
     from ckptfmt.api import Store

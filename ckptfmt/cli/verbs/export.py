@@ -8,8 +8,8 @@ import click
 
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count
 from ckptfmt.cli.verb import BASE, REF, verb
+from ckptfmt.wording import count
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import ConvertReport

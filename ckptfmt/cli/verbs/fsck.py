@@ -8,9 +8,9 @@ import click
 
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count
 from ckptfmt.cli.verb import verb
 from ckptfmt.errors import EXIT_CODES
+from ckptfmt.wording import count
 
 if TYPE_CHECKING:
     from ckptfmt.api.repairing import FsckProblem, FsckReport

@@ -9,8 +9,9 @@ import click
 from ckptfmt.cli.asking import agreed, apply_options
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, size, table
+from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import verb
+from ckptfmt.wording import count, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.reclaiming import GcItem, GcPlanned, GcReport

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Final, Unpack
 import click
 
 from ckptfmt.cli.describe import base_of, legend, shrunk
-from ckptfmt.cli.errors import Problem, print_problem
+from ckptfmt.cli.errors import print_problem
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, ratio, size, table
+from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import BASE, REF, verb
+from ckptfmt.problems import Problem
+from ckptfmt.wording import count, ratio, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.options import ImportOptions

@@ -8,8 +8,9 @@ import click
 
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import metrics, short, table
+from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import REF, verb
+from ckptfmt.wording import metrics, short
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import LineageStep, Log

@@ -11,8 +11,9 @@ from ckptfmt.cli.damage import Damage
 from ckptfmt.cli.describe import base_of, legend
 from ckptfmt.cli.output import Line, width_of
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, metrics, size, table
+from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import REF, verb
+from ckptfmt.wording import count, metrics, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,9 @@ import click
 
 from ckptfmt.cli.output import Line
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, size
 from ckptfmt.cli.verb import REF, verb
 from ckptfmt.errors import InvalidInput
+from ckptfmt.wording import count, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import MergeReport

@@ -9,9 +9,10 @@ import click
 from ckptfmt.cli.errors import print_problem
 from ckptfmt.cli.output import Line
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, ratio, size, table
+from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import REF, verb
 from ckptfmt.cli.verbs.import_ import problem_of_part
+from ckptfmt.wording import count, ratio, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import OptimizeReport

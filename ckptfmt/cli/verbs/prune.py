@@ -11,10 +11,11 @@ from ckptfmt.cli.asking import agreed, apply_options
 from ckptfmt.cli.errors import print_problem
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, size, table
+from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import REF, verb
 from ckptfmt.cli.verbs.import_ import problem_of_part
 from ckptfmt.store.retention import Best, Policy
+from ckptfmt.wording import count, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import PlannedRef, PrunePlan

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, size
 from ckptfmt.cli.verb import REF, verb
+from ckptfmt.wording import count, size
 
 
 @verb("restore", example="ckptfmt restore runs/exp1/stage-2 ./stage-2")

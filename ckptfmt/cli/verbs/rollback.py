@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import short
 from ckptfmt.cli.verb import REF, verb
+from ckptfmt.wording import short
 
 
 @verb("rollback", example="ckptfmt rollback runs/exp1/stage-2@3")

@@ -8,8 +8,9 @@ import click
 
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, size, table
+from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import verb
+from ckptfmt.wording import count, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.results_reclaim import RedundantFile, ScanReport, Unread

@@ -11,8 +11,9 @@ import click
 from ckptfmt.cli.describe import encoding_table, needs, shrunk
 from ckptfmt.cli.output import Line, Styled, width_of
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, facts, short, size, table, value
+from ckptfmt.cli.text import facts, table
 from ckptfmt.cli.verb import REF, verb
+from ckptfmt.wording import count, short, size, value
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import Shown

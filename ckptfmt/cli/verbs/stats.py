@@ -8,8 +8,9 @@ from ckptfmt.cli.damage import Damage
 from ckptfmt.cli.describe import encoding_table, shrunk
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import facts, size, table
+from ckptfmt.cli.text import facts, table
 from ckptfmt.cli.verb import verb
+from ckptfmt.wording import size
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import Stats

@@ -9,10 +9,10 @@ import click
 
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.session import Session
-from ckptfmt.cli.text import count, size
 from ckptfmt.cli.verb import REF, verb
 from ckptfmt.errors import EXIT_CODES, InvalidInput
 from ckptfmt.format.refs import BASES
+from ckptfmt.wording import count, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import VerifyReport
