@@ -148,6 +148,7 @@ class ModuleUpdate(msgspec.Struct, frozen=True):
 
     None of these is ever built. `rank_*` are numbers of rows of the factor A, null where an adapter leaves the module
     alone (then its update is zero). `effective_rank_*` are of U, V and D, as in `ChangedTensor`, and exact.
+    Factors with NaN or infinite numbers have no norms.
     """
 
     module: str
@@ -155,9 +156,9 @@ class ModuleUpdate(msgspec.Struct, frozen=True):
     rank_b: int | None
     scaling_a: float | None
     scaling_b: float | None
-    norm_a: float
-    norm_b: float
-    norm: float
+    norm_a: float | None
+    norm_b: float | None
+    norm: float | None
     relative_norm: float | None
     cosine: float | None
     effective_rank_a: float | None
