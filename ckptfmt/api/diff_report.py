@@ -50,12 +50,15 @@ def make_report(
     """
     mine, theirs = (side.checkpoint.manifest for side in sides)
     called = {plan.b.name: plan.a.name for plan, _ in adapters}
-    settings = compare_values(settings_of(mine), settings_of(theirs, called))
-    metrics = compare_values(flat(mine.metrics), flat(theirs.metrics))
+    settings, metrics = compare_values({}, {}), compare_values({}, {})
+    if not any(side.is_base for side in sides):
+        settings = compare_values(settings_of(mine), settings_of(theirs, called))
+        metrics = compare_values(flat(mine.metrics), flat(theirs.metrics))
     rows = [_changed(pair, found) for pair, found in zip(tensors.differing, compared, strict=True)]
     changes: list[Sized] = [
         *(files.added, files.removed, files.changed, tensors.added, tensors.removed, tensors.reshaped),
-        *(tensors.differing, *((one.added, one.removed, one.changed) for one in (settings, metrics))),
+        *(tensors.differing, settings.added, settings.removed, settings.changed),
+        *(metrics.added, metrics.removed, metrics.changed),
     ]
     entries = [*_model_entries(tensors, rows), *_adapter_entries(tensors, rows, adapters)]
     table = fill_table(entries)
@@ -267,6 +270,8 @@ def _lineage(store: Store | None, sides: Sides) -> str | None:
 def _notes(sides: Sides, tensors: PairedTensors, *, comparable: bool) -> Iterator[str]:
     if tensors.key_map != "same":
         yield f"the models' names agree under the key map {tensors.key_map}"
+    if any(side.is_base for side in sides):
+        yield "the record of a base holds no settings: none are compared"
     for side in sides:
         for file in side.checkpoint.manifest.files:
             if file.reason is not None:
