@@ -85,7 +85,7 @@ def _more(shown: int, number_of_all: int, noun: str) -> list[Line]:
 
 
 def without_factors(report: DiffReport) -> TensorChanges:
-    """The tensors that differ, but for the factors of adapters that are compared as updates: those tell nothing more."""
+    """The tensors that differ, without the factors of adapters that are compared as updates."""
     from msgspec import structs
 
     shown = {each.name for each in report.adapters.compared if each.how == "updates"}

@@ -1,6 +1,6 @@
 """How much two tensors of the same shape differ, block by block, in memory that does not depend on their size.
 
-Sums of squares are taken in float32 over 65,536 elements where all of them are finite and none over- or underflows,
+Sums of squares are taken in float32 over 8,192 elements where all of them are finite and none over- or underflows,
 else in float64 with a scale; block norms are joined by `hypot`. So a norm is right to about 1e-6 of itself, for numbers
 of any size.
 """
@@ -22,6 +22,8 @@ CHUNK: Final = 1 << 16
 BLOCK_ELEMENTS: Final = 1 << 21
 """Elements of a block at most; a block is also at most 4 MiB of either tensor."""
 
+_DOT: Final = 1 << 13
+"""Elements of a dot product."""
 _SMALLEST: Final = 1e-30
 """Sums of squares in float32 below this may have lost numbers to underflow."""
 
@@ -120,22 +122,24 @@ def measure(
     bits = _changed_bits(first, second, dtype_a) if dtype_a == dtype_b else 0
     if {dtype_a, dtype_b} & PACKED:
         return Measured(Sums(changed_bits=bits), None)
-    wanted = projection is not None and {dtype_a, dtype_b} <= MATRICES
     views = memoryview(first).cast("B"), memoryview(second).cast("B")
     width_a, width_b = width_of(dtype_a), width_of(dtype_b)
     count = len(views[0]) // width_a
-    updates: list[Array] = []
+    updates: Array | None = None
+    if projection is not None and {dtype_a, dtype_b} <= MATRICES:
+        updates = np.empty(count, np.float64 if "F64" in dtypes else np.float32)
     sums = Sums(changed_bits=bits)
     for at in range(0, count, CHUNK):
         end = min(at + CHUNK, count)
         parts = views[0][at * width_a : end * width_a], views[1][at * width_b : end * width_b]
         found, update = _chunk(*parts, dtype_a, dtype_b)
         sums = sums.joined(found)
-        if wanted:
-            updates.append(update)
-    if projection is None or not wanted:
+        if updates is not None:
+            with np.errstate(all="ignore"):
+                updates[at:end] = update
+    if projection is None or updates is None:
         return Measured(sums, None)
-    return Measured(sums, projection.gram(np.concatenate(updates) if updates else np.empty(0, "<f4"), begin))
+    return Measured(sums, projection.gram(updates, begin))
 
 
 def _changed_bits(first: Buffer, second: Buffer, dtype: str) -> int:
@@ -159,14 +163,21 @@ def _chunk(first: memoryview, second: memoryview, dtype_a: str, dtype_b: str) ->
         return _complex(_as_complex(a, dtype_a), _as_complex(b, dtype_b)), np.empty(0)
     with np.errstate(all="ignore"):
         update = b - a
-        sizes = np.abs(update)
-        largest = float(sizes.max()) if len(sizes) else 0.0
-        squares = [float(np.dot(each, each)) for each in (a, b, update)]
-        if not all(_is_sound(square, each) for square, each in zip(squares, (a, b, sizes), strict=True)):
+        squares = [_square(each) for each in (a, b, update)]
+        if not all(_is_sound(square, each) for square, each in zip(squares, (a, b, update), strict=True)):
             return _careful(a, b)
+        largest = max(float(update.max()), -float(update.min())) if len(update) else 0.0
     changed = int(np.count_nonzero(a != b))
     norm_a, norm_b, norm = map(math.sqrt, squares)
     return Sums(norm_a, norm_b, norm, largest, changed), update
+
+
+def _square(values: Array) -> float:
+    """The sum of squares, in parts that no BLAS shares among threads: those would wait for each other here."""
+    whole = len(values) // _DOT * _DOT
+    parts = values[:whole].reshape(-1, _DOT)
+    rest = values[whole:]
+    return float(np.vecdot(parts, parts).sum(dtype=np.float64)) + float(np.vecdot(rest, rest))
 
 
 def _is_sound(square: float, values: Array) -> bool:

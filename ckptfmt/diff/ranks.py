@@ -12,7 +12,7 @@ element of H's diagonal has the mean trace(G), and the square of each element be
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -23,11 +23,13 @@ from ckptfmt.diff.elements import Array
 
 COLUMNS: Final = 32
 """Columns of the random projection: the estimate is then right to about a tenth."""
-EXACT_SIDE: Final = 256
+EXACT_SIDE: Final = 64
 """The smaller side of a matrix whose rank is exact, if it has no more elements than `EXACT_ELEMENTS`."""
 EXACT_ELEMENTS: Final = 1 << 19
 MOST_COLUMNS: Final = 1 << 19
 """Wider matrices have no rank here: their projection alone would take more than 64 MiB."""
+_TILE_ROWS: Final = 32
+_TILE_COLUMNS: Final = 256
 _SEED: Final = 0x636B7074
 
 
@@ -73,15 +75,14 @@ class Projection:
         rows = (end - at) // self.columns
         whole = np.zeros((COLUMNS, COLUMNS))
         if rows:
-            projected = (update[at : at + rows * self.columns].reshape(rows, self.columns) @ signs).astype(np.float64)
-            whole = projected.T @ projected
+            whole = _gram(_product(update[at : at + rows * self.columns].reshape(rows, self.columns), signs))
             at += rows * self.columns
         if at < end:
             partial.append(self._partial(update[at:], begin + at, signs[: end - at]))
         return Gram(whole, tuple(partial))
 
     def _partial(self, update: Array, begin: int, signs: Array) -> tuple[int, Array]:
-        return begin // self.columns, (update @ signs).astype(np.float64)
+        return begin // self.columns, _product(update.reshape(1, -1), signs)[0]
 
     def rank(self, grams: Sequence[Gram]) -> float | None:
         """The effective rank, from what all blocks added, in order; None for a zero update, or beyond float64."""
@@ -128,8 +129,41 @@ def _scaled_gram(matrix: Array) -> Array:
     """The Gram matrix up to a factor, which no rank depends on: numbers of any size fit."""
     largest = float(np.abs(matrix).max()) if matrix.size else 0.0
     scaled = np.ldexp(matrix, -math.frexp(largest)[1]) if largest else matrix
-    gram: Array = scaled.T @ scaled
-    return gram
+    return _gram(scaled)
+
+
+def _product(matrix: Array, signs: Array) -> Array:
+    """`matrix @ signs` as float64, in tiles that no BLAS shares among threads: those would wait for each other here."""
+    rows, columns = matrix.shape
+    whole = columns // _TILE_COLUMNS * _TILE_COLUMNS
+    tiles = columns // _TILE_COLUMNS
+    found = []
+    for begin, end, height in _bands(rows, _TILE_ROWS):
+        band = matrix[begin:end].reshape(-1, height, columns)
+        total = np.matmul(band[:, :, whole:], signs[whole:]).astype(np.float64)
+        if tiles:
+            tiled = band[:, :, :whole].reshape(-1, height, tiles, _TILE_COLUMNS).transpose(2, 0, 1, 3)
+            total += np.matmul(tiled, signs[:whole].reshape(tiles, 1, _TILE_COLUMNS, -1)).sum(axis=0)
+        found.append(total.reshape(end - begin, -1))
+    return np.concatenate(found)
+
+
+def _gram(matrix: Array) -> Array:
+    """`matrix.T @ matrix` of a float64 matrix of at most 64 columns, in tiles as `_product`."""
+    total = np.zeros((matrix.shape[1], matrix.shape[1]))
+    for begin, end, height in _bands(len(matrix), EXACT_SIDE):
+        band = matrix[begin:end].reshape(-1, height, matrix.shape[1])
+        total += np.matmul(band.transpose(0, 2, 1), band).sum(axis=0)
+    return total
+
+
+def _bands(rows: int, height: int) -> Iterator[tuple[int, int, int]]:
+    """Rows that are a multiple of `height`, and the rest: begin, end, and the height of a tile."""
+    whole = rows // height * height
+    if whole:
+        yield 0, whole, height
+    if rows > whole:
+        yield whole, rows, rows - whole
 
 
 @lru_cache(maxsize=2)
