@@ -28,8 +28,13 @@ _MORE: Final = "--all shows all"
 _LEAST_NAME: Final = 16
 _NO_CHANGE: Final = "."
 _FACTOR: Final = ".lora_"
-_VALUE_COLUMNS: Final = 28
+_KEY_COLUMNS: Final = 34
+_VALUE_COLUMNS: Final = 20
 _MOST_COLUMNS: Final = 120
+_LEAST_HEADER: Final = 7
+_MOST_LAYERS: Final = 48
+"""Rows of the table of layers, where no more are asked for."""
+_SUFFIX: Final = "_proj"
 
 
 def number(found: float | None) -> str:
@@ -104,7 +109,7 @@ def without_factors(report: DiffReport) -> TensorChanges:
     )
 
 
-def file_lines(files: FileChanges, most: int | None) -> list[Line]:
+def file_lines(files: FileChanges, width: int | None, most: int | None) -> list[Line]:
     """Files that differ."""
     rows = [
         *(("changed", size(each.bytes_a), size(each.bytes_b), each.path) for each in files.changed),
@@ -112,7 +117,8 @@ def file_lines(files: FileChanges, most: int | None) -> list[Line]:
         *(("removed", size(each.bytes), "", each.path) for each in files.removed),
     ]
     shown = rows[:most]
-    return [*table(("FILES", "A", "B", ""), shown, right=("A", "B")), *_more(len(shown), len(rows), "file")]
+    drawn = _named(("FILES", "A", "B", "PATH"), shown, width, right=("A", "B")) if shown else []
+    return [*drawn, *_more(len(shown), len(rows), "file")]
 
 
 def tensor_lines(tensors: TensorChanges, width: int | None, most: int | None) -> list[Line]:
@@ -219,14 +225,13 @@ def _grid(of: str, summary: DiffSummary, cells: list[Cell], width: int | None, m
     inside = [cell for cell in cells if cell.layer is not None]
     modules = [module for module in summary.modules if any(cell.module == module for cell in inside)]
     layers = [layer for layer in summary.layers if any(cell.layer == layer for cell in inside)]
-    short = dict(zip(modules, _short(modules), strict=True))
     found = {(cell.layer, cell.module): cell for cell in cells}
-    rows = [(layer, *(_cell(found.get((layer, module))) for module in modules)) for layer in layers[:most]]
-    header = ("LAYER", *short.values())
-    wide = 5 + sum(2 + max(len(short[module]), 7) for module in modules)
+    tall = None if most is None else max(most, _MOST_LAYERS)
+    rows = [(layer, *(_cell(found.get((layer, module))) for module in modules)) for layer in layers[:tall]]
+    header = _fitting(modules, rows, _MOST_COLUMNS if width is None else width)
     title: list[Line] = [Styled("Change by layer and module" + (" of the updates" if of == "adapter" else ""), "bold")]
     drawn: list[Line] = []
-    if layers and (width is None or wide <= width) and wide <= _MOST_COLUMNS:
+    if layers and header is not None:
         drawn = [*table(header, rows, right=header[1:]), *_more(len(rows), len(layers), "layer")]
     elif layers:
         drawn = _by_module(modules, inside, width)
@@ -234,6 +239,19 @@ def _grid(of: str, summary: DiffSummary, cells: list[Cell], width: int | None, m
     told = [(_cell(cell), cell.module) for cell in outside]
     rest = _named(("CHANGE", "OUTSIDE LAYERS" if layers else "MODULE"), told[:most], width, right=("CHANGE",))
     return [*title, *drawn, *(rest if told else []), *_more(len(told[:most]), len(told), "module")]
+
+
+def _fitting(modules: list[str], rows: list[tuple[str, ...]], width: int) -> tuple[str, ...] | None:
+    """The header of the longest names of modules with which the table fits; None where none does."""
+    names = _short(modules)
+    bare = [name.removesuffix(_SUFFIX) for name in names]
+    cut = [name if len(name) <= _LEAST_HEADER else f"{name[: _LEAST_HEADER - 1]}…" for name in bare]
+    for candidate in (names, bare, cut):
+        header = ("LAYER", *candidate)
+        taken = sum(max(len(header[at]), *(len(row[at]) for row in rows), 0) for at in range(len(header)))
+        if taken + 2 * len(candidate) <= width and len(set(candidate)) == len(candidate):
+            return header
+    return None
 
 
 def _by_module(modules: list[str], cells: list[Cell], width: int | None) -> list[Line]:
@@ -280,7 +298,9 @@ def value_lines(title: str, found: ValueChanges, width: int | None, most: int | 
     ]
     rows.sort()
     shown = rows[:most]
-    drawn = table((title.upper(), "A", "B"), [(key, a or "-", b or "-") for key, a, b in shown], width=width)
+    room = None if width is None else _KEY_COLUMNS
+    cells = [(_tail(key, room), a or "-", b or "-") for key, a, b in shown]
+    drawn = table((title.upper(), "A", "B"), cells, width=width)
     return [*drawn, *_more(len(shown), len(rows), "value")]
 
 
