@@ -204,5 +204,6 @@ def _factors(side: Side, module: LoraModule | None, told: Told) -> Factors | Non
 
 def _matrix(side: Side, tensor: Tensor, told: Told) -> Array:
     """A factor as a matrix: of a convolution, with all but the first dimension as columns."""
-    flat: Array = floats_of(side.read(tensor, told), tensor.dtype)
+    with np.errstate(invalid="ignore"):  # Signalling NaN of float16.
+        flat: Array = floats_of(side.read(tensor, told), tensor.dtype)
     return flat.reshape(tensor.shape[0], math.prod(tensor.shape[1:])) if flat.size else np.zeros((tensor.shape[0], 0))
