@@ -70,6 +70,15 @@ def test_exit_codes(two: Shell) -> None:
     assert (ran.code, ran.document["summary"]["identical"]) == (4, False)
 
 
+def test_a_file_that_holds_no_weights_is_a_difference(two: Shell, elsewhere: Path) -> None:
+    shutil.copytree(elsewhere / "base", elsewhere / "told")
+    (elsewhere / "told" / "README.md").write_text("a model")
+    ran = two("diff", "full/base", "./told", "--exit-code")
+    assert ran.code == 4
+    assert re.search(r"^added +7 B +README\.md$", ran.out, re.MULTILINE)
+    assert two("diff", "./told", "full/base", "--exit-code").code == 4
+
+
 def test_damaged_files_are_malformed_input(two: Shell, elsewhere: Path) -> None:
     data = (elsewhere / "tuned" / "model.safetensors").read_bytes()
     (elsewhere / "tuned" / "model.safetensors").write_bytes(data[:-9])
