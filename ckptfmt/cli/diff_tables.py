@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _MORE: Final = "--all shows all"
 _LEAST_NAME: Final = 16
 _NO_CHANGE: Final = "."
+_WEIGHTS: Final = frozenset({"model", "adapter"})
 _FACTOR: Final = ".lora_"
 _KEY_COLUMNS: Final = 34
 _VALUE_COLUMNS: Final = 20
@@ -122,8 +123,9 @@ def file_lines(files: FileChanges, width: int | None, most: int | None) -> list[
 
 
 def tensor_lines(tensors: TensorChanges, width: int | None, most: int | None) -> list[Line]:
-    """The largest changes of tensors."""
-    shown = tensors.changed[:most]
+    """The largest changes of tensors: those of weights before those of optimizers."""
+    weights_first = sorted(tensors.changed, key=lambda each: each.role not in _WEIGHTS)
+    shown = weights_first[:most]
     rows = [_tensor_row(each) for each in shown]
     header = ("CHANGE", "COSINE", "LARGEST", "ELEMENTS", "BITS", "RANK", "TENSOR")
     drawn = _named(header, rows, width, right=header[:-1]) if rows else []
@@ -145,7 +147,7 @@ def _tensor_row(each: ChangedTensor) -> tuple[str, ...]:
 
 
 def _in_role(role: str, part: str | None, name: str) -> str:
-    return name if role in {"model", "adapter"} else f"{role}: {part + ': ' if part else ''}{name}"
+    return name if role in _WEIGHTS else f"{role}: {part + ': ' if part else ''}{name}"
 
 
 def only_lines(tensors: TensorChanges, width: int | None, most: int | None) -> list[Line]:
@@ -292,9 +294,9 @@ def _short(modules: list[str]) -> list[str]:
 def value_lines(title: str, found: ValueChanges, width: int | None, most: int | None) -> list[Line]:
     """Values that differ, under their key paths."""
     rows = [
-        *((each.key, _value(each.a, width), _value(each.b, width)) for each in found.changed),
-        *((each.key, "", _value(each.value, width)) for each in found.added),
-        *((each.key, _value(each.value, width), "") for each in found.removed),
+        *((each.key, *_values(each.a, each.b, width)) for each in found.changed),
+        *((each.key, "", _values(each.value, None, width)[0]) for each in found.added),
+        *((each.key, _values(each.value, None, width)[0], "") for each in found.removed),
     ]
     rows.sort()
     shown = rows[:most]
@@ -304,6 +306,11 @@ def value_lines(title: str, found: ValueChanges, width: int | None, most: int | 
     return [*drawn, *_more(len(shown), len(rows), "value")]
 
 
-def _value(found: object, width: int | None) -> str:
-    text = " ".join(value(found).split()) or '""'
-    return text if width is None or len(text) <= _VALUE_COLUMNS else f"{text[: _VALUE_COLUMNS - 1]}…"
+def _values(a: object, b: object, width: int | None) -> tuple[str, str]:
+    """Two values on one line each; with all their digits where they would look alike."""
+    told = [" ".join(value(each).split()) or '""' for each in (a, b)]
+    if told[0] == told[1]:
+        told = [" ".join(str(each).split()) for each in (a, b)]
+    if width is not None:
+        told = [text if len(text) <= _VALUE_COLUMNS else f"{text[: _VALUE_COLUMNS - 1]}…" for text in told]
+    return told[0], told[1]

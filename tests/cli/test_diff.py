@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ckptfmt.api.diffing import diff
-from ckptfmt.api.results_diff import ChangedTensor
+from ckptfmt.api.results_diff import ChangedTensor, ChangedValue, Value, ValueChanges
 from ckptfmt.cli import diff_tables
 from ckptfmt.cli.verbs.diff import lines
 from tests.cli.made import Shell, adapter, full, weight_name
@@ -213,3 +213,18 @@ def test_all_and_top(elsewhere: Path, sh: Shell) -> None:
     assert out.count("up_proj.weight") == 12
     assert "more" not in out
     assert "RANK" not in sh.ok("diff", "./one", "./two", "--no-rank").out
+
+
+def test_values_that_look_alike_are_told_with_all_their_digits() -> None:
+    found = ValueChanges(
+        (Value("new", 0.1),), (), (ChangedValue("loss", 5.29170, 5.29171), ChangedValue("lr", 1e-3, 2e-3)), 0
+    )
+    told = [
+        line if isinstance(line, str) else line.text for line in diff_tables.value_lines("Metrics", found, 80, None)
+    ]
+    assert [line.split() for line in told] == [
+        ["METRICS", "A", "B"],
+        ["loss", "5.2917", "5.29171"],
+        ["lr", "0.001", "0.002"],
+        ["new", "-", "0.1"],
+    ]
