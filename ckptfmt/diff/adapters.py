@@ -114,6 +114,8 @@ def _why_not(adapter: Adapter, tensors: Mapping[str, Tensor]) -> str | None:
         return f"what {adapter.method} adds to a model is no product of two factors"
     if any("lora_magnitude_vector" in name for name in tensors):
         return "with DoRA the change depends on the base's weights"
+    if adapter.config.get("target_parameters"):
+        return "with target_parameters the factors of many experts lie in one tensor"
     if (variant := lora_variant(adapter.config)) is not None:
         return f"with {variant} the change is not the product of its factors alone"
     if adapter.method == NANOGPT_LORA and "lora_alpha" not in adapter.config:

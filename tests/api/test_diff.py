@@ -409,6 +409,28 @@ def test_other_methods_are_compared_tensor_by_tensor_and_say_so(
 @pytest.mark.parametrize(
     "config",
     [
+        {"init_lora_weights": "pissa"},
+        {"use_qalora": True},
+        {"target_parameters": ["mlp.experts.gate_up_proj"]},
+    ],
+)
+def test_lora_that_is_more_than_its_factors_says_so(
+    store: Store, checkpoint: Made, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    first = checkpoint(peft_adapters.make)
+    second = tmp_path / "second"
+    shutil.copytree(first, second)
+    path = second / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    [adapter] = diff(store.engine, first, second).adapters.compared
+    assert adapter.how == "tensors"
+    assert next(iter(config)) in (adapter.why or "")
+
+
+@pytest.mark.fixtures
+@pytest.mark.parametrize(
+    "config",
+    [
         {"lora_alpha": None},
         {"lora_alpha": "8"},
         {"alpha_pattern": [1]},
