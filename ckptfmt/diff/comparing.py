@@ -2,8 +2,8 @@
 
 The caller's thread takes frames from both sides in turn; two others decode ahead and compare. At any time there are at
 most five decoded frames of 4 MiB of each side ahead, four blocks that are compared or wait for it (4 MiB of each side,
-and up to 24 MiB while one is compared), and a projection of at most 64 MiB: under 300 MB. A tensor that is a view with
-strides is held whole on top.
+and up to 24 MiB while one is compared), and two projections of at most 32 MiB: under 300 MB. A tensor that is a view
+with strides is held whole on top.
 """
 
 from __future__ import annotations
