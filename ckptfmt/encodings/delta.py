@@ -12,7 +12,6 @@ on every machine.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.basis import Basis
-from ckptfmt.encodings.bits import LANES, Widths, pack, unpack
+from ckptfmt.encodings.bits import LANES, pack, unpack
 from ckptfmt.encodings.groups import (
     CLASSES,
     Grouping,
@@ -30,6 +29,7 @@ from ckptfmt.encodings.groups import (
     pieces_of,
     widths_of,
 )
+from ckptfmt.encodings.places import places_of, room_for
 from ckptfmt.encodings.planes import PLANES
 from ckptfmt.encodings.references import Reference, parse_reference
 from ckptfmt.encodings.streams import (
@@ -42,6 +42,7 @@ from ckptfmt.encodings.streams import (
     write_gaps,
     write_symbols,
 )
+from ckptfmt.encodings.tiles import tiles_of
 from ckptfmt.encodings.words import Words, kind_of, word_type
 from ckptfmt.errors import FormatError
 from ckptfmt.format.dtypes import BITS
@@ -49,12 +50,6 @@ from ckptfmt.format.dtypes import BITS
 SAME_FORM: Final = 0
 GROUPED_FORM: Final = 1
 XOR_FORM: Final = 2
-
-TILE: Final = 1 << 18
-"""Elements whose low bits are packed together."""
-TOGETHER: Final = 4
-"""Tiles of elements of a byte that are worked on together, of wider ones fewer. Two threads wait for each other where
-they enter and leave numpy; more at once leaves the cache."""
 
 _HEAD = np.dtype([("rest", "<u2"), ("symbol_bits", "u1"), ("dropped", "u1"), ("pivot", "u1")])
 _HEAD_COMPARED: Final = 64 << 10
@@ -184,46 +179,6 @@ def _smaller(stored: Buffer, words: Words, basis: Words, tail: bytes, element: s
     return b"".join((bytes((XOR_FORM,)), tail, planes))
 
 
-class _Tiles(NamedTuple):
-    """Tiles of one size that are worked on together.
-
-    Attributes:
-        begin: first element.
-        end: one past the last.
-        number: of tiles.
-        size: elements of each.
-        filled: that, filled up to a multiple of 16.
-    """
-
-    begin: int
-    end: int
-    number: int
-    size: int
-    filled: int
-
-    def rows(self, flat: Words) -> Words:
-        """A row for each tile, of a value for each element; what fills up is 0."""
-        if self.size == self.filled:
-            return flat.reshape(self.number, self.size)
-        rows = np.zeros((self.number, self.filled), flat.dtype)
-        rows[:, : self.size] = flat.reshape(self.number, self.size)
-        return rows
-
-    def widths(self, wanted: Words) -> Widths:
-        return Widths(self.rows(wanted))
-
-
-def _tiles(count: int, width: int) -> Iterator[_Tiles]:
-    """Cut `count` elements of `width` bytes into tiles."""
-    whole, step = count - count % TILE, TILE * max(1, TOGETHER // width)
-    for begin in range(0, whole, step):
-        end = min(begin + step, whole)
-        yield _Tiles(begin, end, (end - begin) // TILE, TILE, TILE)
-    if whole < count:
-        size = count - whole
-        yield _Tiles(whole, count, 1, size, size + -size % LANES)
-
-
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
@@ -242,14 +197,23 @@ def _write_grouped(words: Words, basis: Words, element: str | None, types: _Type
         below, places = parted(basis, element, grouping.rest)
         rest, wide = _write_rest(words.take(places), basis.take(places), element, types, grouping)
         parts += rest
-        changed = np.flatnonzero((words != basis) > below)
+        changed = _places_where_changed(words, basis, below)
         if len(wide):
             # Two runs that ascend: a stable sort merges them.
             changed = np.sort(np.concatenate((changed, places.take(wide))), kind="stable")
     else:
-        changed = np.flatnonzero(words != basis)
+        changed = _places_where_changed(words, basis, None)
     differences = types.differences(words.take(changed), basis.take(changed))
     return [*parts, write_gaps(changed), write_symbols(*to_symbols(differences))]
+
+
+def _places_where_changed(words: Words, basis: Words, but: Words | None) -> Words:
+    """Where words differ from the reference, but where `but` is true."""
+    room = room_for(len(words))
+    changed = np.not_equal(words, basis, out=room[: len(words)])
+    if but is not None:
+        np.greater(changed, but, out=changed)
+    return places_of(room, len(words))
 
 
 def _write_rest(
@@ -259,7 +223,7 @@ def _write_rest(
     planes = np.empty((grouping.dropped, len(words)), np.uint8)
     symbols, bits, places = [], [], [np.empty(0, np.int64)]
     half = types.work.type(1 << (grouping.symbol_bits - 1))
-    for tiles in _tiles(len(words), words.dtype.itemsize):
+    for tiles in tiles_of(len(words), words.dtype.itemsize):
         part = slice(tiles.begin, tiles.end)
         difference = types.differences(words[part], basis[part])
         for plane in planes:
@@ -322,7 +286,7 @@ def _read_rest(reader: Reader, basis: Words, element: str | None, types: _Types,
     filled = count + -count % LANES
     symbols = read_coded(reader, count if grouping.symbol_bits == 8 else filled // 2).view(np.int8)
     words = np.empty(count, types.words)
-    for tiles in _tiles(count, words.dtype.itemsize):
+    for tiles in tiles_of(count, words.dtype.itemsize):
         part = slice(tiles.begin, tiles.end)
         widths = tiles.widths(widths_of(classes_of(basis[part], element), grouping.pivot))
         half = tiles.filled // 2

@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from ckptfmt.encodings.words import Words, word_type
+from ckptfmt.encodings.places import places_of, room_for
+from ckptfmt.encodings.words import Words
 
 SymbolBits = Literal[4, 8]
 
@@ -37,10 +38,6 @@ _EXPONENTS: Final[dict[str, tuple[int, int]]] = {
 
 _BLOCK: Final = 1 << 17
 """Elements that stay in the cache."""
-_HARDLY_ANY: Final = 100
-_SOME: Final = 32
-_MANY: Final = 15
-"""Parts of all elements."""
 _SAMPLE: Final = 1 << 14
 _PIECES: Final = 8
 _FEW: Final = 24
@@ -108,39 +105,6 @@ def parted(words: Words, element: str | None, rest: int) -> tuple[Words, Words]:
         block = words[begin : begin + _BLOCK]
         np.less(block + block, bound, out=room[begin : min(begin + _BLOCK, count)])  # The sign goes.
     return room[:count], places_of(room, count)
-
-
-def room_for(count: int) -> Words:
-    """Room for `count` truth values that `places_of` will be asked for."""
-    return np.empty(count + count // 8, np.bool_)
-
-
-def places_of(room: Words, count: int) -> Words:
-    """Where the first `count` truth values of `room_for(count)` are true, ascending: `np.flatnonzero`.
-
-    numpy looks for one after the other where less than a tenth of all is true, which takes twice as long and more until
-    it is hardly any. So what a tenth lacks is set behind, or, where that is much, four or eight values at once are
-    looked at first, and then those among which one is true.
-    """
-    chosen = room[:count]
-    found = int(np.count_nonzero(chosen))
-    lacking = count // 10 - found
-    if lacking <= 0 or found < count // _HARDLY_ANY:
-        places: Words = np.flatnonzero(chosen)
-    elif found > count // _MANY or count % 8:
-        end = count + lacking + lacking // 8 + 1
-        room[count:end] = True
-        places = np.flatnonzero(room[:end])[:found]
-    else:
-        step = 2 if found > count // _SOME else 3
-        parts = chosen.view(word_type(1 << step))
-        hits = np.flatnonzero(parts != 0)
-        places = np.flatnonzero(parts.take(hits).view(np.bool_))
-        # What begins at 2^step * h among the parts that were hit begins at 2^step * hits[h] among all.
-        hits -= np.arange(len(hits))
-        hits <<= step
-        places += hits.take(places >> step)
-    return places
 
 
 def widths_of(classes: Words, pivot: int) -> Words:

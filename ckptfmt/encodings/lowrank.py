@@ -15,9 +15,9 @@ import numpy as np
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.delta import DELTA
-from ckptfmt.encodings.groups import places_of, room_for
 from ckptfmt.encodings.levels import MAX_GROUPS, choose_groups
 from ckptfmt.encodings.nearness import FAR
+from ckptfmt.encodings.places import places_of, room_for
 from ckptfmt.encodings.prediction import Prediction, parse_prediction
 from ckptfmt.encodings.streams import (
     Reader,

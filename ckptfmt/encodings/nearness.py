@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ckptfmt.encodings.factors import FLOATS
-from ckptfmt.encodings.groups import places_of, room_for
+from ckptfmt.encodings.places import places_of, room_for
 from ckptfmt.encodings.rounding import Floats, narrow_words, round_to
 from ckptfmt.encodings.words import Words, word_type
 

@@ -17,7 +17,8 @@ from ckptfmt.digest import FRAME_BYTES
 from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.bits import Widths, pack, unpack
 from ckptfmt.encodings.delta import DELTA, GROUPED_FORM, SAME_FORM, XOR_FORM
-from ckptfmt.encodings.groups import classes_of, parted, places_of, room_for
+from ckptfmt.encodings.groups import classes_of, parted
+from ckptfmt.encodings.places import places_of, room_for
 from ckptfmt.encodings.streams import Reader, read_coded, read_gaps, write_coded, write_gaps
 from ckptfmt.errors import FormatError
 from tests.encodings.special import ELEMENTS, frames, word_bytes
@@ -200,13 +201,13 @@ def test_tiles_worked_on_together_are_those_worked_on_alone(
     words = reference + generator.integers(-9, 9, 3000).astype(f"<i{width}").view(reference.dtype)
     frame, basis = words.tobytes(), reference.tobytes()
     for tile in (64, 1024, 4096):
-        monkeypatch.setattr("ckptfmt.encodings.delta.TILE", tile)
+        monkeypatch.setattr("ckptfmt.encodings.tiles.TILE", tile)
         monkeypatch.setattr("tests.independent_delta.TILE", tile)
-        monkeypatch.setattr("ckptfmt.encodings.delta.TOGETHER", width)
+        monkeypatch.setattr("ckptfmt.encodings.tiles.TOGETHER", width)
         alone = DELTA.encode(frame, element, Basis(basis))
         assert alone is not None
         assert alone[0] == GROUPED_FORM
-        monkeypatch.setattr("ckptfmt.encodings.delta.TOGETHER", together * width)
+        monkeypatch.setattr("ckptfmt.encodings.tiles.TOGETHER", together * width)
         assert DELTA.encode(frame, element, Basis(basis)) == alone
         assert bytes(DELTA.decode(alone, len(frame), element, Basis(basis))) == frame
         assert decode_delta(bytes(alone), len(frame), element, basis) == frame
