@@ -1,0 +1,149 @@
+"""Refs as a tree of runs: the parts of their names between slashes are its branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from ckptfmt.api.results import RefRow
+
+Order = Literal["name", "size", "time"]
+ORDERS: Final[tuple[Order, ...]] = ("name", "size", "time")
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A run, or a directory of runs: what lies below one part of the names.
+
+    Attributes:
+        name: the last part of its name.
+        path: its whole name, without a slash at the end.
+        children: branches and refs below it, in order.
+        refs: how many refs lie below.
+        logical_bytes, exclusive_bytes: sums over them.
+        stored_bytes: the largest of what one of them takes and the sum of what each alone takes: a lower bound of what
+            all of them take, which share objects.
+        newest: the newest creation time below.
+    """
+
+    name: str
+    path: str
+    children: tuple[Branch | RefRow, ...]
+    refs: int
+    logical_bytes: int
+    stored_bytes: int
+    exclusive_bytes: int
+    newest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the tree as it is shown: `depth` counts from 0; `open` is None for a ref."""
+
+    depth: int
+    node: Branch | RefRow
+    open: bool | None
+
+    @property
+    def path(self) -> str:
+        """The node's whole name."""
+        return self.node.path if isinstance(self.node, Branch) else self.node.ref
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A branch while it is built."""
+
+    branches: dict[str, _Growing] = field(default_factory=dict)
+    refs: list[RefRow] = field(default_factory=list)
+
+
+def tree(rows: Iterable[RefRow], order: Order) -> tuple[Branch | RefRow, ...]:
+    """The tree of some refs. A ref that stands beside refs below its own name stays a ref of its own."""
+    top = _Growing()
+    for row in rows:
+        at = top
+        for part in row.ref.split("/")[:-1]:
+            at = at.branches.setdefault(part, _Growing())
+        at.refs.append(row)
+    return _children(top, "", order)
+
+
+def _children(growing: _Growing, path: str, order: Order) -> tuple[Branch | RefRow, ...]:
+    made: list[Branch | RefRow] = [*growing.refs]
+    for name, each in growing.branches.items():
+        whole = f"{path}/{name}" if path else name
+        children = _children(each, whole, order)
+        own = sum(child.exclusive_bytes for child in children)
+        made.append(
+            Branch(
+                name=name,
+                path=whole,
+                children=children,
+                refs=sum(child.refs if isinstance(child, Branch) else 1 for child in children),
+                logical_bytes=sum(child.logical_bytes for child in children),
+                stored_bytes=max(*(child.stored_bytes for child in children), own),
+                exclusive_bytes=own,
+                newest=max(_time(child) for child in children),
+            )
+        )
+    return tuple(sorted(made, key=lambda node: _rank(node, order)))
+
+
+def _rank(node: Branch | RefRow, order: Order) -> tuple[object, ...]:
+    name = _natural(node.name if isinstance(node, Branch) else node.ref.rpartition("/")[2])
+    if order == "size":
+        return (-node.exclusive_bytes, -node.stored_bytes, name)
+    if order == "time":
+        return (tuple(-ord(letter) for letter in _time(node)), name)
+    return (name,)
+
+
+def _time(node: Branch | RefRow) -> str:
+    return node.newest if isinstance(node, Branch) else node.created
+
+
+def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """`step-9` before `step-10`."""
+    parts: list[tuple[int, int, str]] = []
+    digits = ""
+    for letter in [*name, ""]:
+        if letter.isascii() and letter.isdigit():
+            digits += letter
+            continue
+        if digits:
+            parts.append((0, int(digits), ""))
+            digits = ""
+        if letter:
+            parts.append((1, 0, letter))
+    return tuple(parts)
+
+
+def lines(nodes: Sequence[Branch | RefRow], closed: frozenset[str]) -> tuple[Line, ...]:
+    """The tree's lines, those below a closed branch left out."""
+    made: list[Line] = []
+    waiting = [(0, node) for node in reversed(nodes)]
+    while waiting:
+        depth, node = waiting.pop()
+        if isinstance(node, Branch):
+            is_open = node.path not in closed
+            made.append(Line(depth, node, is_open))
+            if is_open:
+                waiting += [(depth + 1, child) for child in reversed(node.children)]
+        else:
+            made.append(Line(depth, node, None))
+    return tuple(made)
+
+
+def fitting(rows: Iterable[RefRow], words: str) -> tuple[RefRow, ...]:
+    """Rows in whose name, layout, base, labels or metrics every word of `words` stands, small letters as capitals."""
+    wanted = words.lower().split()
+    if not wanted:
+        return tuple(rows)
+    return tuple(row for row in rows if all(word in _text(row) for word in wanted))
+
+
+def _text(row: RefRow) -> str:
+    parts = [row.ref, row.layout, row.base or "", *row.labels, *row.metrics, "pinned" if row.pinned else ""]
+    return " ".join(parts).lower()
