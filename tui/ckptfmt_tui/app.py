@@ -226,8 +226,8 @@ class CkptfmtApp(App[int]):
         before, self._seen = self._seen, seen
         if before is None or before == seen:
             return
-        for page in self._pages.values():
-            if page.is_attached:
+        for page in {*self._pages.values(), *self.screen_stack}:
+            if isinstance(page, Page) and page.is_attached:
                 page.store_changed()
 
     async def on_unmount(self) -> None:

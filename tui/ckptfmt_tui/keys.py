@@ -43,6 +43,9 @@ PAGES: Final[dict[str, str]] = {
 }
 """Pages in the order of their number keys, with their titles."""
 
+SECTIONS: Final[dict[str, str]] = {"info": "i", "tensors": "t", "files": "f", "settings": "s", "curves": "c"}
+"""Parts of the page of one checkpoint, with their keys."""
+
 KEYS: Final[tuple[Key, ...]] = (
     *(
         Key(EVERYWHERE, str(number), f"page('{page}')", title, f"Go to the page {title}.", shown=False)
@@ -67,6 +70,29 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("store", "i", "import", "Import", "Take a checkpoint in from a directory.", writes=True),
     Key("store", "r", "restore", "Restore", "Give its files back into a new directory.", writes=True),
     Key("store", "p", "pin", "Pin", "Protect it from being pruned, or stop that.", writes=True, shown=False),
+    Key("store", "t", "tag", "Label", "Add a label to it, or take one away.", writes=True, shown=False),
+    Key("store", "n", "rename", "Rename", "Give it another name.", writes=True, shown=False),
+    Key("store", "u", "rollback", "Roll back", "Return to an earlier generation.", writes=True, shown=False),
+    Key("store", "U", "dropped", "Bring back", "Bring a dropped name back.", writes=True, shown=False),
+    Key("store", "left", "close_run", "Fold", "Fold the run, or go to it.", shown=False),
+    Key("store", "right", "open_run", "Unfold", "Unfold the run.", shown=False),
+    Key("store", "z", "fold_all", "Fold all", "Fold all runs, or unfold them.", shown=False),
+    Key(
+        "checkpoint", "enter", "look", "Look", "Look at the tensor under the cursor: its figures, where its bytes live."
+    ),
+    Key("checkpoint", "left,left_square_bracket", "section(-1)", "Left", "Go to the part on the left.", shown=False),
+    Key("checkpoint", "right,right_square_bracket", "section(1)", "Right", "Go to the part on the right.", shown=False),
+    *(
+        Key("checkpoint", key, f"show('{name}')", name.capitalize(), f"Show its {name}.", shown=False)
+        for name, key in SECTIONS.items()
+    ),
+    Key("checkpoint", "o", "order", "Order", "Order the tensors by another column."),
+    Key("checkpoint", "O", "turn", "Turn", "Turn the order around.", shown=False),
+    Key("checkpoint", "v", "verify", "Verify", "Decode it whole and compare its digests."),
+    Key("checkpoint", "m", "merge", "Merge", "Merge this checkpoint.", writes=True),
+    Key("checkpoint", "r", "restore", "Restore", "Give its files back into a new directory.", writes=True),
+    Key("tensor", "l", "scale", "Log scale", "Bars by the logarithm of the counts, or by the counts."),
+    Key("tensor", "v", "verify", "Verify", "Decode the whole checkpoint and compare its digests."),
     Key("jobs", "x,delete", "stop", "Stop", "Stop the job; it removes what it began."),
     Key("store", "d,delete", "drop", "Drop", "Drop its name; nothing is freed before a gc.", writes=True),
 )
