@@ -255,10 +255,12 @@ def values_of(dtype: str) -> Array:
 
 
 def _native(dtype: str) -> Array:
+    values: Array
     if dtype == "BOOL":
-        return (np.arange(256) != 0).astype(np.float64)
+        values = (np.arange(256) != 0).astype(np.float64)
+        return values
     width = BITS[dtype] // 8
-    values: Array = np.arange(1 << (8 * width), dtype=f"<u{width}").view(_NATIVE[dtype]).astype(np.float64)
+    values = np.arange(1 << (8 * width), dtype=f"<u{width}").view(_NATIVE[dtype]).astype(np.float64)
     return values
 
 

@@ -76,6 +76,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("store", "U", "dropped", "Bring back", "Bring a dropped name back.", writes=True, shown=False),
     Key("store", "left", "close_run", "Fold", "Fold the run, or go to it.", shown=False),
     Key("store", "right", "open_run", "Unfold", "Unfold the run.", shown=False),
+    Key("store", "s", "details", "Details", "Show or hide the details: with whom a checkpoint shares.", shown=False),
     Key("store", "z", "fold_all", "Fold all", "Fold all runs, or unfold them.", shown=False),
     Key(
         "checkpoint", "enter", "look", "Look", "Look at the tensor under the cursor: its figures, where its bytes live."

@@ -77,7 +77,7 @@ def histogram_text(found: Figures, room: int, lines: int, *, logarithmic: bool) 
     edges, counts = fewer(found, lines)
     heights = [math.log1p(each) if logarithmic else float(each) for each in counts]
     most = max(heights, default=0.0)
-    labels = [_edge(edge) for edge in edges]
+    labels = _labels(edges)
     wide = max(*map(len, labels), 4)
     digits = max(*(len(f"{each:,}") for each in counts), 8)
     columns = max(room - wide - digits - 3, 4)
@@ -93,8 +93,16 @@ def histogram_text(found: Figures, room: int, lines: int, *, logarithmic: bool) 
     return text
 
 
-def _edge(edge: float) -> str:
-    return f"{edge:.4g}"
+def _labels(edges: tuple[float, ...]) -> list[str]:
+    """Edges with as many decimals as tell neighbours apart; very large and very small ones with an exponent."""
+    apart = (edges[-1] - edges[0]) / max(len(edges) - 1, 1)
+    largest = max(map(abs, edges))
+    if not apart or not 1e-5 <= largest < 1e9:
+        return [f"{edge:.4g}" for edge in edges]
+    decimals = min(max(1 - math.floor(math.log10(apart)), 0), 12)
+    if apart == int(apart) and all(edge == int(edge) for edge in edges):
+        decimals = 0
+    return [f"{edge:.{decimals}f}" for edge in edges]
 
 
 def whereabouts_text(look: TensorLook, room: int) -> Text:
@@ -118,9 +126,10 @@ def whereabouts_text(look: TensorLook, room: int) -> Text:
         text.append("\nno copy of it is in the store\n", style="bold red")
     for index, copy in enumerate(look.copies, 1):
         _copy_text(text, index, copy, look, room)
-    text.append(f"\nNeeded by {count(look.holding, 'other')}\n", style="bold")
     if not look.holding:
-        text.append("no other tensor or file is made of this object\n", style="dim")
+        text.append("\nno other tensor or file is made of this object\n", style="dim")
+    else:
+        text.append(f"\nNeeded by {count(look.holding, 'other')} too\n", style="bold")
     for holder in look.holders[:_MOST_HOLDERS]:
         text.append(f"{_holder(holder, look)}\n")
     if look.holding > _MOST_HOLDERS:

@@ -39,10 +39,10 @@ class TensorList:
             "role": lambda at: (self.tensors[at].role, self.tensors[at].part or ""),
         }
 
-    def learn(self, kept: _Kept) -> None:
-        """Take in how the tensors are stored."""
+    def learn(self, kept: _Kept, texts: list[str]) -> None:
+        """Take in how the tensors are stored, and the texts that `texts_of` made of that."""
         self.kept = kept
-        self._texts = []
+        self._texts = texts
         for order in ("stored", "encoding", "ratio"):
             self._orders.pop(order, None)
 
@@ -78,22 +78,23 @@ class TensorList:
             self._orders[order] = sorted(self._orders["file"], key=self._keys[order])
         rows = self._orders[order]
         if wanted := words.lower().split():
-            texts = self._texts or self._make_texts()
+            if not self._texts:
+                self._texts = texts_of(self.manifest, self.kept)
+            texts = self._texts
             first, *others = wanted
             rows = [at for at in rows if first in texts[at]]
             for word in others:
                 rows = [at for at in rows if word in texts[at]]
         return rows[::-1] if turned else rows
 
-    def _make_texts(self) -> list[str]:
-        kept = self.kept or ((None, 0),) * len(self.tensors)
-        known = self.kept is not None
-        self._texts = [
-            f"{tensor.name} {tensor.role} {tensor.dtype} {tensor.part or ''} "
-            f"{'' if not known else encoding or 'base'} {shape_text(tensor.shape)}".lower()
-            for tensor, (encoding, _) in zip(self.tensors, kept, strict=True)
-        ]
-        return self._texts
+
+def texts_of(manifest: Manifest, kept: _Kept | None) -> list[str]:
+    """What a filter looks at, of each tensor, in small letters."""
+    told = ("",) * len(manifest.tensors) if kept is None else [encoding or "base" for encoding, _ in kept]
+    return [
+        f"{tensor.name} {tensor.role} {tensor.dtype} {tensor.part or ''} {encoding} {shape_text(tensor.shape)}".lower()
+        for tensor, encoding in zip(manifest.tensors, told, strict=True)
+    ]
 
 
 def shape_text(shape: Sequence[int]) -> str:

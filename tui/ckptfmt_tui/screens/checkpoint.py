@@ -19,7 +19,7 @@ from ckptfmt_tui import commands
 from ckptfmt_tui.keys import SECTIONS
 from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.models.settings import Curve, Setting, curves, numbers_of, settings_rows
-from ckptfmt_tui.models.tensors import FALLS, ORDERS, TensorList, shape_text
+from ckptfmt_tui.models.tensors import FALLS, ORDERS, TensorList, shape_text, texts_of
 from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.screens import deeds
 from ckptfmt_tui.screens.facts import info_text
@@ -155,20 +155,22 @@ class CheckpointPage(Page):
 
     def _ask_rest(self, held: Contents) -> None:
         self.ask(lambda store: store.log(self.ref), self._logged)
-        self.ask(lambda store: store.kept(held), self._learnt)
+        self.ask(lambda store: _kept(store, held), self._learnt)
         run = self.ref.partition("@")[0].rpartition("/")[0]
         self.ask(lambda store: _of_run(store, run), self._compared)
 
-    def _learnt(self, answer: Answer[Kept]) -> None:
+    def _learnt(self, answer: Answer[tuple[Contents, Kept, list[str]]]) -> None:
         if answer.value is None:
             if answer.problem is not None and not self._told:
                 self._told = True
                 self.ui.tell_problem(answer.problem)
             return
-        self.kept = answer.value
-        if self.list is not None and len(self.kept.tensors) == len(self.list.tensors):
-            self.list.learn(self.kept.tensors)
-            self._draw_tensors(cursor=self._tensor)
+        held, kept, texts = answer.value
+        if self.list is None or self.held is None or held.id != self.held.id:
+            return  # The name has moved on meanwhile; what it stands for now is asked for, too.
+        self.kept = kept
+        self.list.learn(kept.tensors, texts)
+        self._draw_tensors(cursor=self._tensor)
         self._tell_head()
         self._draw_facts()
 
@@ -353,6 +355,11 @@ class CheckpointPage(Page):
     def action_restore(self) -> None:
         """Restore it."""
         deeds.restore(self.ui, self.ref)
+
+
+def _kept(store: Store, held: Contents) -> tuple[Contents, Kept, list[str]]:
+    kept = store.kept(held)
+    return held, kept, texts_of(held.manifest, kept.tensors)
 
 
 def _of_run(store: Store, run: str) -> list[RefRow]:

@@ -66,6 +66,8 @@ class StorePage(Page):
     StorePage #summary { height: 1; padding: 0 1; background: $surface; }
     StorePage #damaged { height: auto; max-height: 3; padding: 0 1; color: $text-error; display: none; }
     StorePage #details { width: 44; border-left: solid $panel; padding: 0 1; display: none; }
+    StorePage.narrow #around { layout: vertical; }
+    StorePage.narrow #details { width: 1fr; height: 10; border-left: none; border-top: solid $panel; }
     """
 
     def __init__(self) -> None:
@@ -76,6 +78,7 @@ class StorePage(Page):
         self._order: Order = "name"
         self._most = 1
         self._listed_once = False
+        self._details: bool | None = None
         self._told = ""
         self._damaged: dict[str, str] = {}
         self._calm: Timer | None = None
@@ -85,15 +88,15 @@ class StorePage(Page):
         """See `Page.body`."""
         yield Static(Text(self.ui.store_path, style="dim"), id="summary")
         yield Static(id="damaged")
-        with Horizontal():
+        with Horizontal(id="around"):
             yield VirtualTable(COLUMNS, self._cell, empty="reading the store …", sorted_by="name", id="refs")
             with VerticalScroll(id="details", can_focus=False):
                 yield Static(id="detail")
 
     def begin(self) -> None:
-        """Read the refs."""
+        """Read the refs, once the first frame stands: both want the interpreter."""
         self.table.focus()
-        self.store_changed()
+        self.call_after_refresh(self.store_changed)
 
     @property
     def table(self) -> VirtualTable[Line]:
@@ -101,8 +104,16 @@ class StorePage(Page):
         return self.query_one("#refs", VirtualTable)
 
     def on_resize(self) -> None:
-        """Show the details where there is room."""
-        self.query_one("#details").display = self.size.width >= _DETAILS_FROM
+        """Show the details beside the tree where there is room, else below it where they are asked for."""
+        narrow = self.size.width < _DETAILS_FROM
+        self.set_class(narrow, "narrow")
+        self.query_one("#details").display = not narrow if self._details is None else self._details
+
+    def action_details(self) -> None:
+        """Show or hide the details."""
+        self._details = not self.query_one("#details").display
+        self.on_resize()
+        self.table.post_message(VirtualTable.Moved(self.table, self.table.cursor))
 
     def store_changed(self) -> None:
         """Read again."""

@@ -15,7 +15,8 @@ from ckptfmt_tui.models.runs import Branch
 from ckptfmt_tui.models.settings import numbers_of
 
 _WIDTH: Final = 13
-_BAR: Final = 10
+_BAR: Final = 5
+_NAME: Final = 25
 _MOST_SHARERS: Final = 12
 _MOST_METRICS: Final = 12
 
@@ -107,6 +108,11 @@ def _parent(row: RefRow) -> str:
     return row.parent if known else f"{short(row.parent)}, which no ref stands for"
 
 
+def _tail(name: str) -> str:
+    """A name cut where it is least missed: names of a run begin alike."""
+    return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
+
+
 def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
 
@@ -130,7 +136,7 @@ def _sharing_text(text: Text, row: RefRow, sharing: Sharing | None) -> None:
     for sharer in sharing.sharers[:_MOST_SHARERS]:
         text.append(bar(sharer.bytes, row.stored_bytes, _BAR), style="cyan")
         text.append(f" {size(sharer.bytes):>9} ")
-        text.append(f"{clean(sharer.ref)}\n")
+        text.append(f"{_tail(clean(sharer.ref))}\n")
     if len(sharing.sharers) > _MOST_SHARERS:
         text.append(f"and {len(sharing.sharers) - _MOST_SHARERS:,} more\n", style="dim")
     if sharing.looked_at < sharing.refs:
