@@ -15,7 +15,7 @@ class Key(NamedTuple):
     Attributes:
         page: name of the page, or `EVERYWHERE`.
         keys: as Textual names them, separated by commas; the first one is shown.
-        action: what it does, an action of the page or of the application.
+        action: what it does, an action of the page, or with `app.` before it of the application.
         label: one or two words for the footer.
         help: one sentence for the help screen.
         writes: whether it changes the store or files: absent under `--read-only`.
@@ -48,18 +48,18 @@ SECTIONS: Final[dict[str, str]] = {"info": "i", "tensors": "t", "files": "f", "s
 
 KEYS: Final[tuple[Key, ...]] = (
     *(
-        Key(EVERYWHERE, str(number), f"page('{page}')", title, f"Go to the page {title}.", shown=False)
+        Key(EVERYWHERE, str(number), f"app.page('{page}')", title, f"Go to the page {title}.", shown=False)
         for number, (page, title) in enumerate(PAGES.items(), 1)
     ),
     Key(EVERYWHERE, "slash", "filter", "Filter", "Filter what is listed; Escape takes the filter away."),
-    Key(EVERYWHERE, "question_mark,f1", "help", "Help", "Show all keys of this page."),
-    Key(EVERYWHERE, "ctrl+p", "command_palette", "Palette", "Search every action by name.", shown=False),
-    Key(EVERYWHERE, "ctrl+y", "copy_command", "Copy command", "Copy the command line shown below.", shown=False),
-    Key(EVERYWHERE, "ctrl+s", "save_screen", "Screenshot", "Write this screen as SVG into the directory.", shown=False),
-    Key(EVERYWHERE, "ctrl+t", "toggle_theme", "Theme", "Change between the dark and the light theme.", shown=False),
+    Key(EVERYWHERE, "question_mark,f1", "app.help", "Help", "Show all keys of this page."),
+    Key(EVERYWHERE, "ctrl+p", "app.command_palette", "Palette", "Search every action by name.", shown=False),
+    Key(EVERYWHERE, "ctrl+y", "app.copy_command", "Copy command", "Copy the command line shown below.", shown=False),
+    Key(EVERYWHERE, "ctrl+s", "app.save_screen", "Screenshot", "Write this screen as SVG into the directory.", shown=False),
+    Key(EVERYWHERE, "ctrl+t", "app.toggle_theme", "Theme", "Change between the dark and the light theme.", shown=False),
     Key(EVERYWHERE, "f5", "reload", "Reload", "Read the store again.", shown=False),
     Key(EVERYWHERE, "escape", "back", "Back", "Go back, or take the filter away.", shown=False),
-    Key(EVERYWHERE, "q,ctrl+q", "leave", "Quit", "Quit; asks while jobs run."),
+    Key(EVERYWHERE, "q,ctrl+q", "app.leave", "Quit", "Quit; asks while jobs run."),
     Key("store", "enter", "open", "Open", "Open the checkpoint, or fold the run.", shown=False),
     Key("store", "space", "fold", "Fold", "Fold or unfold the run.", shown=False),
     Key("store", "o", "order", "Order", "Order by name, by size or by time."),

@@ -42,7 +42,7 @@ from ckptfmt_tui.screens.store_facts import branch_text, damaged_text, ref_text,
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 COLUMNS: Final = (
-    Column("name", "NAME", 24, 0, grows=True),
+    Column("name", "NAME", 26, 0, grows=True),
     Column("own", "OWN", 9, 1, "right"),
     Column("bar", "OWN █ SHARED ░", 14, 4),
     Column("stored", "STORED", 9, 3, "right"),
@@ -50,7 +50,7 @@ COLUMNS: Final = (
     Column("step", "STEP", 7, 2, "right"),
     Column("base", "BASE", 14, 7),
     Column("layout", "LAYOUT", 12, 8),
-    Column("metrics", "METRICS", 24, 5, grows=True),
+    Column("metrics", "METRICS", 20, 5),
 )
 _DETAILS_FROM: Final = 120
 """Columns of the terminal from which on the details stand beside the tree."""
