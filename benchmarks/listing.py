@@ -55,16 +55,16 @@ def measure(place: Workplace) -> list[Figure]:
 def make_store(path: Path, count: int) -> None:
     """Write documents and shards as an import would, without making each of them durable."""
     Store.init(path).close()
-    objects = _Objects(path)
+    objects = Objects(path)
     shared = [objects.add(f"shared {index}") for index in range(_TENSORS - _OWN)]
     for number in range(count):
         digests = shared + [objects.add(f"{number} {index}") for index in range(_OWN)]
-        _write_checkpoint(path, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, digests)
+        write_checkpoint(path, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, digests)
     objects.flush()
     os.sync()
 
 
-class _Objects:
+class Objects:
     """Small raw objects, 50,000 a shard."""
 
     def __init__(self, store: Path) -> None:
@@ -91,7 +91,8 @@ class _Objects:
         self._objects, self._data = [], []
 
 
-def _write_checkpoint(store: Path, name: str, number: int, digests: list[str]) -> None:
+def write_checkpoint(store: Path, name: str, number: int, digests: list[str]) -> None:
+    """A checkpoint with a tensor for each object, and a name for it."""
     extents = tuple(Extent(index * _OBJECT_BYTES, _OBJECT_BYTES, digest) for index, digest in enumerate(digests))
     tensors = tuple(
         Tensor(f"model.layers.{index:03}.weight", "model", "BF16", (_OBJECT_BYTES // 2,), 0, index)
