@@ -17,6 +17,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,17 @@ def measure(place: Workplace) -> list[Figure]:
     seen = json.loads(subprocess.run(words, cwd=root, env=environment, check=True, capture_output=True).stdout)
     for path in (listed, wide, cache):
         shutil.rmtree(path)
+    cpu = f"CPU {statistics.median(start.cpu for start in starts):.2f} s"
     many = f"{refs:,} refs"
     large = f"a checkpoint of {tensors:,} tensors"
     return [
         _figure(
-            "first frame", f"`ckptfmt tui`, {many}: to the first frame", [a for a, _ in starts], _FRAME_AIM_SECONDS
+            "first frame",
+            f"`ckptfmt tui`, {many}: to the first frame",
+            [start.frame for start in starts],
+            _FRAME_AIM_SECONDS,
         ),
-        _figure("rows", f"`ckptfmt tui`, {many}: to the refs", [b for _, b in starts], None),
+        _figure("rows", f"`ckptfmt tui`, {many}: to the refs", [start.rows for start in starts], None, cpu),
         _figure("open", f"{large}: from Enter to its rows", seen["open"], _OPEN_AIM_SECONDS),
         _figure("stored", f"{large}: until how each one is stored is known", seen["kept"], None),
         _figure("filter", f"{large}: filter its names", seen["filter"], _FILTER_AIM_SECONDS),
@@ -66,8 +71,8 @@ def measure(place: Workplace) -> list[Figure]:
     ]
 
 
-def _figure(name: str, what: str, times: list[float], aim: float | None) -> Figure:
-    return Figure(name, what, "seconds", statistics.median(times), min(times), max(times), aim)
+def _figure(name: str, what: str, times: list[float], aim: float | None, beside: str = "") -> Figure:
+    return Figure(name, what, "seconds", statistics.median(times), min(times), max(times), aim, beside)
 
 
 def make_wide(path: Path, tensors: int) -> None:
@@ -79,32 +84,39 @@ def make_wide(path: Path, tensors: int) -> None:
     objects.flush()
 
 
-def started(words: list[str], environment: dict[str, str], *, shown: str) -> tuple[float, float]:
-    """Start a terminal UI in a terminal of its own, and leave it.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Seconds from the start of a process to its first frame and to its rows, and CPU seconds until then."""
 
-    Returns:
-        Seconds from the start of the process to its first frame, and to a text of a row.
-    """
+    frame: float
+    rows: float
+    cpu: float
+
+
+def started(words: list[str], environment: dict[str, str], *, shown: str) -> Start:
+    """Start a terminal UI in a terminal of its own, wait until a text of a row is shown, and end it."""
     begin = time.perf_counter()
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(environment, TERM="xterm-256color", COLUMNS=str(_COLUMNS), LINES=str(_LINES))
         os.execvp(words[0], words)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", _LINES, _COLUMNS, 0, 0))
-    seen, first = b"", None
+    seen, first, rows = b"", 0.0, 0.0
     try:
-        while (now := time.perf_counter() - begin) < _PATIENCE_SECONDS:
+        while not rows and time.perf_counter() - begin < _PATIENCE_SECONDS:
             if select.select([terminal], [], [], 0.5)[0]:
                 seen += os.read(terminal, 1 << 16)
-            if first is None and b"Store" in seen:
+            if not first and b"Store" in seen:
                 first = time.perf_counter() - begin
-            if first is not None and shown.encode() in seen:
-                return first, time.perf_counter() - begin
-        raise SystemExit(f"{' '.join(words)}: nothing to be seen after {now:.0f} s")
+            if first and shown.encode() in seen:
+                rows = time.perf_counter() - begin
     finally:
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        usage = os.wait4(child, 0)[2]
         os.close(terminal)
+    if not rows:
+        raise SystemExit(f"{' '.join(words)}: nothing to be seen")
+    return Start(first, rows, usage.ru_utime + usage.ru_stime)
 
 
 async def look(store: str, times: int, pages: int = 50) -> dict[str, list[float]]:
