@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.listing import Objects, make_store, write_checkpoint
+from benchmarks.listing import HEADER_BYTES, Objects, make_store, write_checkpoint
 from benchmarks.measuring import Figure, Workplace, command, note
 from ckptfmt.api import Store
 
@@ -80,7 +80,7 @@ def make_wide(path: Path, tensors: int) -> None:
     Store.init(path).close()
     objects = Objects(path)
     digests = [objects.add(f"wide {index}") for index in range(tensors)]
-    write_checkpoint(path, _WIDE, 0, digests)
+    write_checkpoint(path, _WIDE, 0, objects.add_bytes(bytes(HEADER_BYTES)), digests)
     objects.flush()
 
 

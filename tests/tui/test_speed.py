@@ -21,7 +21,7 @@ def test_ten_thousand_refs_are_there_at_once(quick: Path) -> None:
     store = quick / "many"
     Store.init(store).close()
     for number in range(REFS):
-        write_checkpoint(store, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, [])
+        write_checkpoint(store, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, "0" * 64, [])
     with Store.open(store) as opened:
         assert len(opened.list_refs()) == REFS
     words = [sys.executable, "-c", _PROGRAM.format(str(store))]
