@@ -23,7 +23,7 @@ _TENSORS = 500
 _OWN = 50
 _OBJECT_BYTES = 64
 _WARM_AIM_SECONDS = 0.5
-_HEADER_BYTES = 4096
+HEADER_BYTES = 4096
 
 
 def measure(place: Workplace) -> list[Figure]:
@@ -40,7 +40,7 @@ def measure(place: Workplace) -> list[Figure]:
         cold.append(run_timed(list_all, cache=cache))
     rows = json.loads(run_timed([*list_all, "--json"], cache=cache).output)
     sizes = {(row["stored_bytes"], row["exclusive_bytes"]) for row in rows}
-    if len(rows) != count or sizes != {(_TENSORS * _OBJECT_BYTES + _HEADER_BYTES, _OWN * _OBJECT_BYTES)}:
+    if len(rows) != count or sizes != {(_TENSORS * _OBJECT_BYTES + HEADER_BYTES, _OWN * _OBJECT_BYTES)}:
         raise SystemExit(f"ls gave {len(rows)} rows, sizes {sizes}")
     for _ in range(3 if place.quick else 11):
         warm.append(run_timed(list_all, cache=cache))
@@ -56,17 +56,17 @@ def measure(place: Workplace) -> list[Figure]:
 def make_store(path: Path, count: int) -> None:
     """Write documents and shards as an import would, without making each of them durable."""
     Store.init(path).close()
-    objects = _Objects(path)
-    skeleton = objects.add_bytes(bytes(_HEADER_BYTES))
+    objects = Objects(path)
+    skeleton = objects.add_bytes(bytes(HEADER_BYTES))
     shared = [objects.add(f"shared {index}") for index in range(_TENSORS - _OWN)]
     for number in range(count):
         digests = shared + [objects.add(f"{number} {index}") for index in range(_OWN)]
-        _write_checkpoint(path, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, skeleton, digests)
+        write_checkpoint(path, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, skeleton, digests)
     objects.flush()
     os.sync()
 
 
-class _Objects:
+class Objects:
     """Small raw objects, 50,000 a shard."""
 
     def __init__(self, store: Path) -> None:
@@ -97,9 +97,10 @@ class _Objects:
         self._objects, self._data, self._end = [], [], 0
 
 
-def _write_checkpoint(store: Path, name: str, number: int, skeleton: str, digests: list[str]) -> None:
+def write_checkpoint(store: Path, name: str, number: int, skeleton: str, digests: list[str]) -> None:
+    """A checkpoint with a tensor for each object, and a name for it."""
     extents = tuple(
-        Extent(_HEADER_BYTES + index * _OBJECT_BYTES, _OBJECT_BYTES, digest) for index, digest in enumerate(digests)
+        Extent(HEADER_BYTES + index * _OBJECT_BYTES, _OBJECT_BYTES, digest) for index, digest in enumerate(digests)
     )
     tensors = tuple(
         Tensor(f"model.layers.{index:03}.weight", "model", "BF16", (_OBJECT_BYTES // 2,), 0, index)
@@ -107,7 +108,7 @@ def _write_checkpoint(store: Path, name: str, number: int, skeleton: str, digest
     )
     file = File(
         path="model.safetensors",
-        size=_HEADER_BYTES + len(digests) * _OBJECT_BYTES,
+        size=HEADER_BYTES + len(digests) * _OBJECT_BYTES,
         sha256="0" * 64,
         container="safetensors",
         skeleton=skeleton,

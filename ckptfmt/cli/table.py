@@ -45,6 +45,7 @@ VERBS: Final[dict[str, Entry]] = {
     "gc": Entry("gc", "Delete what no ref reaches; frees bytes.", _MORE),
     "fsck": Entry("fsck", "Look at the store's structure, and name whom each damage harms.", _MORE),
     "stats": Entry("stats", "Logical against stored bytes, by encoding and by run.", _MORE),
+    "tui": Entry("tui", "Open the terminal UI: browse, compare, merge, clean up.", _MORE),
     "demo": Entry("demo", "Make a small model and bloated checkpoints of it, and take them in.", _MORE),
     "completion": Entry("completion", "Print the completion script for a shell.", _MORE),
     "version": Entry("version", "Print the versions of ckptfmt and of what it stands on.", _MORE),

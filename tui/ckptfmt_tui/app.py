@@ -1,0 +1,250 @@
+"""The application: its pages, its jobs, the store that it watches."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final
+
+from textual.app import App, SystemCommand
+from textual.screen import Screen
+
+from ckptfmt.problems import Problem
+from ckptfmt_tui import commands
+from ckptfmt_tui.jobs.requests import Job
+from ckptfmt_tui.jobs.running import RunningJob
+from ckptfmt_tui.keys import KEYS, PAGES
+from ckptfmt_tui.reading import Reader
+from ckptfmt_tui.screens.help import Help
+from ckptfmt_tui.screens.page import Page
+from ckptfmt_tui.table import page_class
+from ckptfmt_tui.widgets.dialogs import Confirmation, ProblemDialog
+
+_WATCH_SECONDS: Final = 2.0
+_TICK_SECONDS: Final = 0.5
+DARK: Final = "textual-dark"
+LIGHT: Final = "textual-light"
+
+
+class CkptfmtApp(App[int]):
+    """The terminal UI of one store.
+
+    Args:
+        store: its path.
+        read_only: hide and refuse whatever writes.
+        page: the page to begin with.
+    """
+
+    TITLE = "ckptfmt"
+    ENABLE_COMMAND_PALETTE = True
+    CSS: ClassVar[str] = """
+    #body { height: 1fr; }
+    #filter { height: 1; border: none; padding: 0 1; background: $boost; }
+    #filter:focus { border: none; }
+    """
+
+    def __init__(self, store: str, *, read_only: bool = False, page: str = "store") -> None:
+        super().__init__()
+        self.reader = Reader(store)
+        self.read_only = read_only
+        self.jobs: list[RunningJob] = []
+        self.marks: dict[str, str] = {}
+        self.chosen: str | None = None
+        self._first = page
+        self._pages: dict[str, Page] = {}
+        self._seen: object = None
+
+    @property
+    def store_path(self) -> str:
+        """Path of the store."""
+        return self.reader.path
+
+    def on_mount(self) -> None:
+        """Show the first page, and begin to watch the store."""
+        self.theme = DARK
+        self.show_page(self._first)
+        self.set_interval(_WATCH_SECONDS, self._watch)
+        self.set_interval(_TICK_SECONDS, self._tick)
+
+    def show_page(self, name: str) -> Page:
+        """Go to one of the pages with a tab; what lay above it is closed."""
+        if name not in self._pages:
+            self._pages[name] = page_class(name)()
+            self.install_screen(self._pages[name], name)
+        while len(self.screen_stack) > 1 and not (len(self.screen_stack) == 2 and self._is_tab(self.screen)):
+            self.pop_screen()
+        if self._is_tab(self.screen):
+            self.switch_screen(name)
+        else:
+            self.push_screen(name)
+        return self._pages[name]
+
+    def _is_tab(self, screen: Screen[Any]) -> bool:
+        return isinstance(screen, Page) and screen in self._pages.values()
+
+    def go_back(self) -> None:
+        """Close the page on top; from a page with a tab, go to the store's."""
+        if self._is_tab(self.screen):
+            if self.screen is not self._pages.get("store"):
+                self.show_page("store")
+        elif len(self.screen_stack) > 1:
+            self.pop_screen()
+
+    def action_page(self, name: str) -> None:
+        """Go to a page."""
+        self.show_page(name)
+
+    def action_help(self) -> None:
+        """Show the keys of this page."""
+        if isinstance(self.screen, Page):
+            self.push_screen(Help(self.screen.PAGE, read_only=self.read_only))
+
+    def action_toggle_theme(self) -> None:
+        """Change between dark and light."""
+        self.theme = LIGHT if self.theme == DARK else DARK
+
+    def action_save_screen(self) -> None:
+        """Write the screen as SVG into the present directory."""
+        name = f"ckptfmt-{datetime.now(UTC):%Y%m%d-%H%M%S}.svg"
+        try:
+            path = self.save_screenshot(name, os.getcwd())
+        except OSError as error:
+            self.notify(str(error), severity="error")
+        else:
+            self.notify(path, title="Screenshot")
+
+    def action_copy_command(self) -> None:
+        """Copy the command line that is shown."""
+        from ckptfmt_tui.widgets.command_line import CommandLine  # noqa: PLC0415
+
+        for shown in self.screen.query(CommandLine):
+            shown.on_click()
+
+    def action_leave(self) -> None:
+        """Quit; asks first while jobs run."""
+        running = [job for job in self.jobs if not job.over]
+        if not running:
+            self.exit(0)
+            return
+        lines = [f"{job.title}: {job.label or job.state}" for job in running]
+        question = Confirmation(
+            "Stop these jobs and quit?", [*lines, "What they began is removed; nothing is half-published."], command=""
+        )
+        self.push_screen(question, lambda answer: self.exit(0) if answer else None)
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Every key of the page, by name, and Textual's own."""
+        yield from super().get_system_commands(screen)
+        if isinstance(screen, Page):
+            for key in KEYS:
+                if key.page in (screen.PAGE, "everywhere") and not (self.read_only and key.writes):
+                    yield SystemCommand(key.label, key.help, self._runs(screen, key.action))
+        for page, title in PAGES.items():
+            yield SystemCommand(f"Page {title}", f"Go to {title}", self._runs(screen, f"app.page('{page}')"))
+
+    def _runs(self, screen: Screen[Any], action: str) -> Callable[[], Any]:
+        return lambda: self.call_later(screen.run_action, action)
+
+    def tell_problem(self, problem: Problem) -> None:
+        """Show an error in the command line's words."""
+        self.push_screen(ProblemDialog(problem))
+
+    def start(
+        self,
+        job: Job,
+        title: str,
+        *,
+        then: Callable[[RunningJob], None] | None = None,
+        asks: Callable[[RunningJob], None] | None = None,
+    ) -> RunningJob:
+        """Start a job.
+
+        Args:
+            job: what to do.
+            title: for people.
+            then: called once it is over.
+            asks: called once it has a plan and waits for `agree`.
+        """
+        running = RunningJob(len(self.jobs) + 1, job, title)
+        self.jobs.append(running)
+        self.run_worker(self._run(running, then, asks), group="jobs", exit_on_error=False)
+        return running
+
+    async def _run(
+        self,
+        running: RunningJob,
+        then: Callable[[RunningJob], None] | None,
+        asks: Callable[[RunningJob], None] | None,
+    ) -> None:
+        from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - what jobs give back is loaded with the first of them
+
+        verb = JOBS[type(running.request)]
+        if self.read_only and verb.writes:  # No page offers it; this is what holds if one does.
+            running.refuse(Problem("read-only", f"{running.title}: opened read-only", "ckptfmt tui", 1))
+            self._jobs_changed()
+            if then is not None:
+                then(running)
+            return
+        asked = False
+
+        def changed(job: RunningJob) -> None:
+            nonlocal asked
+            if job.state == "asking" and not asked:
+                asked = True
+                if asks is not None:
+                    asks(job)
+            self._jobs_changed()
+
+        await running.run(self.store_path, (verb.result, verb.plan), changed)
+        if then is not None:
+            then(running)
+        if verb.writes:
+            self._watch()
+
+    def command_of(self, job: Job) -> str:
+        """The command line that does what a job does."""
+        return commands.of_job(self.store_path, job)
+
+    def agree(self, job: RunningJob) -> None:
+        """Let a job do what it has planned."""
+        self.run_worker(job.agree(), group="agreeing")
+
+    def _tick(self) -> None:
+        if any(not job.over for job in self.jobs):
+            self._jobs_changed()
+
+    def _jobs_changed(self) -> None:
+        for screen in self.screen_stack:
+            if isinstance(screen, Page) and screen.is_attached:
+                screen.jobs_changed()
+
+    def _watch(self) -> None:
+        self.run_worker(self._look, thread=True, group="watching", exclusive=True)
+
+    def _look(self) -> None:
+        seen = self.reader.stamp()
+        if self.is_running:
+            self.call_from_thread(self._compare, seen)
+
+    def _compare(self, seen: object) -> None:
+        before, self._seen = self._seen, seen
+        if before is None or before == seen:
+            return
+        for page in {*self._pages.values(), *self.screen_stack}:
+            if isinstance(page, Page) and page.is_attached:
+                page.store_changed()
+
+    async def on_unmount(self) -> None:
+        """Stop the jobs that run, and let go of the store."""
+        for job in self.jobs:
+            job.stop()
+        self.reader.close()
+
+
+def run(store: str, *, read_only: bool = False, page: str = "store") -> int:
+    """Run the application in this terminal until it is left."""
+    code = CkptfmtApp(store, read_only=read_only, page=page).run()
+    sys.stdout.flush()
+    return code or 0

@@ -1,0 +1,225 @@
+"""Windows over a page: an error in the command line's words, a question, a confirmation that is typed, a few fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Label, Select, Static
+
+from ckptfmt.problems import Problem
+from ckptfmt.wording import clean
+
+_CSS = """
+Dialog { align: center middle; }
+Dialog > Vertical {
+    width: 90%; max-width: 100; height: auto; max-height: 90%;
+    background: $surface; border: round $primary; padding: 0 1;
+}
+Dialog.danger > Vertical { border: round $error; }
+Dialog .title { text-style: bold; width: 1fr; }
+Dialog VerticalScroll { height: auto; max-height: 14; }
+Dialog .buttons { height: auto; align-horizontal: right; }
+Dialog Button { margin: 0 0 0 2; min-width: 12; }
+Dialog Input, Dialog Select { margin: 0; }
+Dialog .fault { color: $text-error; height: auto; }
+"""
+
+
+class Dialog(ModalScreen[object | None]):
+    """A window that Escape closes, with nothing done."""
+
+    CSS = _CSS
+    BINDINGS: ClassVar = [Binding("escape", "close", "Close")]
+
+    def action_close(self) -> None:
+        """Close it, with nothing done."""
+        self.dismiss(None)
+
+
+class ProblemDialog(Dialog):
+    """An error, worded as the command line words it."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(classes="danger")
+        self.problem = problem
+
+    def compose(self) -> ComposeResult:
+        """See Textual."""
+        with Vertical():
+            yield Label("This did not work", classes="title")
+            with VerticalScroll():
+                yield Static(Text("\n".join(clean(line) for line in self.problem.lines())), id="problem")
+            with Horizontal(classes="buttons"):
+                yield Button("Close", id="close", variant="primary")
+
+    def on_button_pressed(self) -> None:
+        """Close it."""
+        self.dismiss(None)
+
+
+class Confirmation(Dialog):
+    """Says what will happen, and waits for yes; `typed` has to be typed where something is deleted.
+
+    Dismissed with True, or None.
+    """
+
+    def __init__(self, title: str, lines: Sequence[str | Text], *, command: str, typed: str | None = None) -> None:
+        super().__init__(classes="danger" if typed else "")
+        self._title = title
+        self._lines = lines
+        self._command = command
+        self._typed = typed
+
+    def compose(self) -> ComposeResult:
+        """See Textual."""
+        with Vertical():
+            yield Label(Text(self._title), classes="title")
+            with VerticalScroll():
+                yield Static(Text("\n").join(_as_text(line) for line in self._lines), id="lines")
+            yield Static(Text(f"$ {clean(self._command)}", style="dim"), id="command")
+            if self._typed:
+                yield Label(Text(f"Type {self._typed} to do it:"))
+                yield Input(id="typed", placeholder=self._typed)
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel")
+                yield Button(
+                    "Do it", id="go", variant="error" if self._typed else "primary", disabled=bool(self._typed)
+                )
+
+    def on_mount(self) -> None:
+        """Wait for what is typed, or at the harmless button."""
+        self.query_one("#typed" if self._typed else "#cancel").focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Open the way once the word is right."""
+        self.query_one("#go", Button).disabled = event.value.strip() != self._typed
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Do it, if the word is right."""
+        if event.value.strip() == self._typed:
+            self.dismiss(self._typed or True)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Do it or not."""
+        self.dismiss(event.button.id == "go" or None)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a form.
+
+    Attributes:
+        key: names it in the result.
+        label: stands before it.
+        value: what it begins with.
+        choices: what may be chosen; none: it is typed.
+        hint: shown while it is empty.
+    """
+
+    key: str
+    label: str
+    value: str = ""
+    choices: tuple[str, ...] = ()
+    hint: str = ""
+
+
+class Form(Dialog):
+    """A few fields; shows the command line that they make, as they change. Dismissed with a dict, or None.
+
+    Args:
+        title: of the window.
+        fields: in order.
+        command: the command line that the values make.
+        check: what is wrong with the values; None where nothing is.
+    """
+
+    CSS = (
+        _CSS
+        + """
+    Form .row { height: 3; }
+    Form .row Label { width: 16; padding: 1 0; }
+    Form .row Input, Form .row Select { width: 1fr; }
+    """
+    )
+
+    def __init__(
+        self,
+        title: str,
+        fields: Sequence[Field],
+        *,
+        command: Callable[[dict[str, str]], str],
+        check: Callable[[dict[str, str]], str | None] = lambda values: None,
+    ) -> None:
+        super().__init__()
+        self._title = title
+        self._fields = fields
+        self._command = command
+        self._check = check
+
+    def compose(self) -> ComposeResult:
+        """See Textual."""
+        with Vertical():
+            yield Label(Text(self._title), classes="title")
+            with VerticalScroll():
+                for field in self._fields:
+                    with Horizontal(classes="row"):
+                        yield Label(field.label)
+                        if field.choices:
+                            choices = [(choice, choice) for choice in field.choices]
+                            yield Select(choices, value=field.value, allow_blank=False, id=field.key)
+                        else:
+                            yield Input(field.value, placeholder=field.hint, id=field.key)
+            yield Static(id="fault", classes="fault")
+            yield Static(id="command")
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel")
+                yield Button("Go", id="go", variant="primary")
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What stands in the fields."""
+        found = {}
+        for field in self._fields:
+            widget = self.query_one(f"#{field.key}")
+            found[field.key] = str(widget.value) if isinstance(widget, Input | Select) else ""
+        return found
+
+    def on_mount(self) -> None:
+        """Begin with the first field."""
+        self._told()
+        self.query_one(f"#{self._fields[0].key}").focus()
+
+    def on_input_changed(self) -> None:
+        """Tell what the values make."""
+        self._told()
+
+    def on_select_changed(self) -> None:
+        """Tell what the values make."""
+        self._told()
+
+    def _told(self) -> None:
+        values = self.values
+        fault = self._check(values)
+        self.query_one("#fault", Static).update(Text(fault or ""))
+        self.query_one("#command", Static).update(Text(f"$ {clean(self._command(values))}", style="dim"))
+        self.query_one("#go", Button).disabled = fault is not None
+
+    def on_input_submitted(self) -> None:
+        """Go, if nothing is wrong."""
+        if self._check(self.values) is None:
+            self.dismiss(self.values)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Go or not."""
+        self.dismiss(self.values if event.button.id == "go" else None)
+
+
+def _as_text(line: str | Text) -> Text:
+    return line if isinstance(line, Text) else Text(clean(line))
