@@ -62,7 +62,16 @@ class ScanReport(msgspec.Struct, frozen=True):
 
 
 class PlannedFile(msgspec.Struct, frozen=True):
-    """A file that a cleanup takes."""
+    """A file that a cleanup takes. `shared_bytes` of it are reflinks of others, which its going does not free."""
+
+    path: str
+    bytes: int
+    reason: str
+    shared_bytes: int = 0
+
+
+class StayingFile(msgspec.Struct, frozen=True):
+    """A file that a scan told of and that a cleanup leaves, how many of its bytes are redundant, and why it stays."""
 
     path: str
     bytes: int
@@ -73,7 +82,8 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
     """A checkpoint of a cleanup's plan.
 
     `ref` is the name it is taken in under; `files` what then goes, none where it is only taken in so that others take
-    less. `resumes` tells whether a Trainer resumes from it afterwards; null where none does now.
+    less. `resumes` tells whether a Trainer resumes from it afterwards; null where none does now. `freed_bytes` is what
+    the file system gives back for it alone; `known` whether the store has it under this name already.
     """
 
     path: str
@@ -81,6 +91,8 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
     files: tuple[PlannedFile, ...]
     most_bytes: int
     resumes: bool | None
+    freed_bytes: int = 0
+    known: bool = False
 
 
 class PlannedBase(msgspec.Struct, frozen=True):
@@ -94,7 +106,8 @@ class CleanupPlanned(msgspec.Struct, frozen=True):
     """What a cleanup would do.
 
     `needed_bytes` is the most that it may write into the store, `available_bytes` what is free there: it refuses to
-    begin where that is less. `freed_bytes` is what the file system gives back at the end.
+    begin where that is less. `freed_bytes` is what the file system gives back at the end. `staying` are files that were
+    found to be redundant and stay.
     """
 
     directories: tuple[str, ...]
@@ -107,6 +120,7 @@ class CleanupPlanned(msgspec.Struct, frozen=True):
     needed_bytes: int
     available_bytes: int
     freed_bytes: int
+    staying: tuple[StayingFile, ...] = ()
 
 
 class RefusedFile(msgspec.Struct, frozen=True):
