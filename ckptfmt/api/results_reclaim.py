@@ -27,7 +27,7 @@ class RedundantFile(msgspec.Struct, frozen=True):
 
     `proof` is how that is known: by `names`, by the `headers` of weight files, by `samples` of tensors, because all
     bytes are `identical`, by `links`. `goes_with` is the most that `--keep-weights` may keep for a cleanup to take
-    it; null where none does.
+    it; null where none does. `checkpoint` is the path of the one that it belongs to; null where it is no part of any.
     """
 
     path: str
@@ -36,6 +36,7 @@ class RedundantFile(msgspec.Struct, frozen=True):
     proof: Proof
     kind: Kind
     goes_with: KeepWeights | None
+    checkpoint: str | None = None
 
 
 class Unread(msgspec.Struct, frozen=True):

@@ -68,6 +68,23 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("store", "r", "restore", "Restore", "Give its files back into a new directory.", writes=True),
     Key("store", "p", "pin", "Pin", "Protect it from being pruned, or stop that.", writes=True, shown=False),
     Key("jobs", "x,delete", "stop", "Stop", "Stop the job; it removes what it began."),
+    Key("plan", "y", "agree", "Do it", "Do what is planned, after one more question.", writes=True),
+    Key("plan", "x", "stop", "Stop", "Stop it; what it began is removed."),
+    Key("cleanup", "d", "directory", "Directory", "Choose a directory, and look for what is redundant in it."),
+    Key("cleanup", "D", "forget", "Forget", "Forget the directories that were chosen.", shown=False),
+    Key("cleanup", "space", "take", "Take", "Take from this checkpoint, or leave it; on a run, from all of it."),
+    Key("cleanup", "A", "take_all", "Take all", "Take from all checkpoints, or from none.", shown=False),
+    Key("cleanup", "enter", "fold", "Fold", "Fold or unfold what is under the cursor.", shown=False),
+    Key("cleanup", "w", "weights", "Weights", "What stays in the tree: adapters, full weights too, or none."),
+    Key("cleanup", "h", "hold", "Hold", "How many days files are held before they may be purged.", shown=False),
+    Key("cleanup", "p", "plan", "Plan", "Plan exactly what goes, what stays, and what that frees; writes nothing."),
+    Key("cleanup", "r", "receipts", "Receipts", "What earlier cleanups hold: undo, or purge."),
+    Key("cleanup", "x", "stop", "Stop", "Stop looking.", shown=False),
+    Key("receipts", "u", "undo", "Undo", "Put everything back that the receipt holds.", writes=True),
+    Key(
+        "receipts", "p", "purge", "Purge", "Plan to delete what this receipt holds, its hold over or not.", writes=True
+    ),
+    Key("receipts", "P", "purge_due", "Purge due", "Plan to delete all whose hold is over.", writes=True),
     Key("store", "d,delete", "drop", "Drop", "Drop its name; nothing is freed before a gc.", writes=True),
 )
 

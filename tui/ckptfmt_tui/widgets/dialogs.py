@@ -35,7 +35,7 @@ Dialog .fault { color: $text-error; height: auto; }
 class Dialog(ModalScreen[object | None]):
     """A window that Escape closes, with nothing done."""
 
-    CSS = _CSS
+    DEFAULT_CSS = _CSS
     BINDINGS: ClassVar = [Binding("escape", "close", "Close")]
 
     def action_close(self) -> None:
@@ -140,14 +140,11 @@ class Form(Dialog):
         check: what is wrong with the values; None where nothing is.
     """
 
-    CSS = (
-        _CSS
-        + """
+    DEFAULT_CSS = """
     Form .row { height: 3; }
     Form .row Label { width: 16; padding: 1 0; }
     Form .row Input, Form .row Select { width: 1fr; }
     """
-    )
 
     def __init__(
         self,
