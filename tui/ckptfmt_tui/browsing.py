@@ -129,3 +129,14 @@ def size_below(path: str, stopped: Callable[[], bool]) -> tuple[int, bool] | Non
         if files > _MOST_FILES:
             return total, False
     return total, True
+
+
+def free_bytes(path: str) -> int | None:
+    """Bytes that may still be written where a path lies or would lie; None where that cannot be told."""
+    while path and not os.path.isdir(path):
+        path = os.path.dirname(path) if path != "/" else ""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize

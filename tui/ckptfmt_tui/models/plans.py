@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ckptfmt.problems import Problem
+
 Tone = Literal["", "good", "warn", "bad", "dim", "bold"]
 
 
@@ -60,3 +62,9 @@ class Shown:
 def some(names: Sequence[str], most: int = 5) -> str:
     """The first few of some names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def problem_lines(problem: Problem) -> tuple[Said, ...]:
+    """An error in the words of the command line."""
+    told = problem.lines()
+    return (Said(told[0], "bad"), *(Said(line) for line in told[1:]))

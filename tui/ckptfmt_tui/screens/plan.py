@@ -19,7 +19,7 @@ from ckptfmt.wording import clean, duration
 from ckptfmt_tui.jobs.requests import Job
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.plans import Row, Said, Shown, Tone
+from ckptfmt_tui.models.plans import Row, Said, Shown, Tone, problem_lines
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.dialogs import Confirmation
 from ckptfmt_tui.widgets.job_bar import progress_words
@@ -166,7 +166,9 @@ class PlanPage(Page):
             lines += shown.lines
         if job.state == "asking" and shown is not None:
             nothing = shown.question is None
-            lines.append(Said("nothing to do here" if nothing else "y: do it    F5: plan anew    Esc: leave it", "bold"))
+            lines.append(
+                Said("nothing to do here" if nothing else "y: do it    F5: plan anew    Esc: leave it", "bold")
+            )
         self.query_one("#said", Static).update(text_of(lines))
         self.query_one("#lines").display = bool(lines)
         empty = shown.empty if shown else self.NOT_YET if not job.over else ""
@@ -180,9 +182,8 @@ class PlanPage(Page):
     def _problem_lines(self, problem: Problem, *, stopped: bool, planned: bool) -> list[Said]:
         if stopped:
             return [Said(self.STOPPED if planned else "Stopped before anything was done.", "warn")]
-        told = problem.lines()
         again = [Said("F5 plans anew.", "dim")] if planned else []
-        return [Said(told[0], "bad"), *(Said(line) for line in told[1:]), *again]
+        return [*problem_lines(problem), *again]
 
     def filtered(self, words: str) -> None:
         """Show the rows in which what is typed stands."""
