@@ -13,6 +13,7 @@ from textual.widgets import Static
 
 from ckptfmt.api import Store
 from ckptfmt.api.results import BaseVerified, RefChanged
+from ckptfmt.problems import Problem
 from ckptfmt.wording import clean, count, size
 from ckptfmt_tui import commands
 from ckptfmt_tui.jobs import requests as jobs
@@ -20,7 +21,7 @@ from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.bases import COLUMNS, BaseRow, cells, rows_of
 from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.models.merging import verified
-from ckptfmt_tui.models.plans import Said, problem_lines
+from ckptfmt_tui.models.plans import Said, problem_lines, some
 from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.screens.plan import STYLES, text_of
@@ -207,12 +208,15 @@ class BasesPage(Page):
         if row is None:
             return
         name = row.report.name
+        if row.bound:
+            named = some(row.bound)
+            message = f"base {name!r} is needed by {count(len(row.bound), 'checkpoint')} ({named})"
+            self.ui.tell_problem(Problem("needed", message, f"ckptfmt rm {row.bound[0]}", 1))
+            return
         lines = [
             "Frees nothing now; a gc then frees what only it needs.",
             "Its files outside of the store stay as they are." if row.report.path else "",
         ]
-        if row.bound:
-            lines.append(f"{count(len(row.bound), 'checkpoint')} are bound to it: this will be refused.")
         question = Confirmation(
             f"Drop base {name}?",
             [line for line in lines if line],

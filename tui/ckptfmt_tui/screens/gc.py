@@ -36,7 +36,7 @@ class GcPage(PlanPage):
     def shown(self, plan: GcPlanned) -> Shown:
         """See `PlanPage.shown`."""
         shown = told.gc_plan(plan, self.history_days)
-        ages = Said(f"grace {self.grace_hours:g} hours   keep history {self.history_days:g} days   g: change", "dim")
+        ages = Said(f"grace {self.grace_hours:g} hours   keep history {self.history_days:g} days   o: change", "dim")
         return Shown(shown.rows, (*shown.lines, ages), shown.question, shown.empty)
 
     def outcome(self, result: GcReport) -> tuple[tuple[Said, ...], tuple[Row, ...]]:

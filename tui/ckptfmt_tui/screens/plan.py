@@ -48,16 +48,18 @@ class PlanPage(Page):
         HEADING: stands above everything.
         NOT_YET: what stands in the table before there is a plan.
         STOPPED: what is said of work that was stopped.
+        PLAN_STAYS: whether the plan stands below the outcome.
     """
 
     PAGE = "plan"
     COLUMNS: ClassVar[tuple[Column, ...]]
     NOT_YET: ClassVar[str] = "looking …"
     STOPPED: ClassVar[str] = "Stopped. Nothing is half-published."
+    PLAN_STAYS: ClassVar[bool] = True
     DEFAULT_CSS = """
     PlanPage #heading { height: 1; padding: 0 1; background: $boost; text-wrap: nowrap; text-overflow: ellipsis; }
     PlanPage #lines { height: auto; max-height: 9; padding: 0 1; }
-    PlanPage #step { height: auto; padding: 0 1; }
+    PlanPage #step { height: auto; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
     PlanPage #more { height: auto; max-height: 6; min-height: 2; padding: 0 1; border-top: solid $panel; }
     """
 
@@ -149,9 +151,10 @@ class PlanPage(Page):
             step.update(Text.assemble((word, "yellow"), progress_words(job) or "looking …"))
 
     def _draw(self, job: RunningJob) -> None:
-        self.query_one("#heading", Static).update(_heading(self.heading(), job))
         plan = job.plan if job.plan is not None else self._dry(job)
         shown = self.shown(plan) if plan is not None else None
+        idle = job.state == "asking" and shown is not None and shown.question is None
+        self.query_one("#heading", Static).update(_heading(self.heading(), job, idle=idle))
         lines: list[Said] = []
         rows: tuple[Row, ...] = shown.rows if shown else ()
         if self._is_stale:
@@ -159,16 +162,13 @@ class PlanPage(Page):
         if job.state == "done" and self._dry(job) is None:
             said, added = self.outcome(job.result)
             lines += said
-            rows = (*added, *rows)
+            rows = (*added, *rows) if self.PLAN_STAYS else added
         elif job.problem is not None:
             lines += self._problem_lines(job.problem, stopped=job.state == "stopped", planned=plan is not None)
         if shown is not None and not (job.over and self._dry(job) is None):
             lines += shown.lines
-        if job.state == "asking" and shown is not None:
-            nothing = shown.question is None
-            lines.append(
-                Said("nothing to do here" if nothing else "y: do it    F5: plan anew    Esc: leave it", "bold")
-            )
+        if job.state == "asking" and not idle:
+            lines.append(Said("y: do it    F5: plan anew    Esc: leave it", "bold"))
         self.query_one("#said", Static).update(text_of(lines))
         self.query_one("#lines").display = bool(lines)
         empty = shown.empty if shown else self.NOT_YET if not job.over else ""
@@ -241,10 +241,10 @@ class PlanPage(Page):
             self.app.notify("\n".join(line.text for line in self.outcome(job.result)[0]), title=job.title, timeout=10)
 
 
-def _heading(title: str, job: RunningJob) -> Text:
+def _heading(title: str, job: RunningJob, *, idle: bool) -> Text:
     words = {
         "running": ("runs" if job.plan is not None else "plans", "cyan"),
-        "asking": ("waits for your word", "yellow"),
+        "asking": ("nothing to do", "green") if idle else ("waits for your word", "yellow"),
         "stopping": ("stops", "yellow"),
         "done": (f"done in {duration(job.seconds)}", "green"),
         "failed": ("failed", "bold red"),

@@ -52,6 +52,7 @@ class ImportPage(PlanPage):
     PAGE = "import"
     TAB = "store"
     COLUMNS = told.IMPORT_COLUMNS
+    PLAN_STAYS = False
     STOPPED = "Stopped. What was taken in whole is there; of what was not, there is nothing."
 
     def __init__(self, asked: jobs.Import) -> None:
@@ -77,7 +78,8 @@ class ImportPage(PlanPage):
             f"goes on: {asked.how}" if asked.how else "",
             f"effort {asked.effort}",
         ]
-        said = Said(f"names {asked.name}   " + "   ".join(each for each in options if each) + "   e: change", "dim")
+        change = "   e: change" if self.job is not None and self.job.state == "asking" else ""
+        said = Said(f"names {asked.name}   " + "   ".join(each for each in options if each) + change, "dim")
         return Shown(shown.rows, (*shown.lines, said), shown.question, shown.empty)
 
     def outcome(self, result: ImportReport) -> tuple[tuple[Said, ...], tuple[Row, ...]]:

@@ -43,7 +43,7 @@ class VerifyPage(Page):
     def body(self) -> ComposeResult:
         """See `Page.body`."""
         yield Static(id="state")
-        yield VirtualTable(COLUMNS, _cell, empty="a verifies everything; k looks at the structure", id="found")
+        yield VirtualTable(COLUMNS, _cell, empty="a verifies everything; f looks at the structure", id="found")
         with VerticalScroll(id="more", can_focus=False):
             yield Static(id="told")
 
@@ -74,7 +74,7 @@ class VerifyPage(Page):
         """What the last look came to."""
         job = self.job
         if job is None:
-            lines = [Said("Verify decodes what is stored and compares digests; fsck looks at the structure.", "dim")]
+            lines = [Said("Verify decodes what is stored and compares digests; fscf looks at the structure.", "dim")]
             if self.listing.damaged:
                 lines.append(Said(f"{len(self.listing.damaged)} names cannot be read", "bad"))
             return Found(tuple(lines))
@@ -104,7 +104,7 @@ class VerifyPage(Page):
         words = self.filter_words.lower().split()
         rows = tuple(row for row in rows if all(word in " ".join(row.cells.values()).lower() for word in words))
         sound = self.job is not None and self.job.state == "done"
-        empty = "nothing is damaged" if sound else "a verifies everything; k looks at the structure"
+        empty = "nothing is damaged" if sound else "a verifies everything; f looks at the structure"
         self.table.show_rows(rows, cursor=self.table.cursor, empty=empty)
         if found.repair:
             self.tell_command(commands.line(self.ui.store_path, found.repair))
