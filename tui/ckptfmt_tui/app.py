@@ -68,6 +68,7 @@ class CkptfmtApp(App[int]):
         """Show the first page, and begin to watch the store."""
         self.theme = DARK
         self.show_page(self._first)
+        self._watch()
         self.set_interval(_WATCH_SECONDS, self._watch)
         self.set_interval(_TICK_SECONDS, self._tick)
 

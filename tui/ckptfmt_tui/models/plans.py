@@ -64,6 +64,11 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def stay(number: int) -> str:
+    """The verb that goes with a number of things."""
+    return "stays" if number == 1 else "stay"
+
+
 def problem_lines(problem: Problem) -> tuple[Said, ...]:
     """An error in the words of the command line."""
     told = problem.lines()

@@ -9,7 +9,7 @@ from typing import Final
 from ckptfmt.api.results_reclaim import CleanupPlanned, CleanupReport, PurgeReport, ReceiptRow, RefusedFile
 from ckptfmt.wording import count, size
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.plans import Question, Row, Said, Shown, some
+from ckptfmt_tui.models.plans import Question, Row, Said, Shown, some, stay
 
 CLEANUP_COLUMNS: Final = (
     Column("what", "FILE", 26, 0, grows=True),
@@ -97,7 +97,7 @@ def _cleanup_lines(plan: CleanupPlanned, refused: Sequence[RefusedFile]) -> Iter
     else:
         when = f"held for {duration_days(plan.hold_seconds)}, then purged" if plan.hold_seconds else "deleted at once"
         yield Said(
-            f"{count(plan.files, 'file')} of {count(len(going), 'checkpoint')} go: frees {size(plan.freed_bytes)} "
+            f"takes {count(plan.files, 'file')} of {count(len(going), 'checkpoint')}: frees {size(plan.freed_bytes)} "
             f"({plan.freed_bytes:,} bytes), {when}",
             "good",
         )
@@ -116,7 +116,8 @@ def _cleanup_lines(plan: CleanupPlanned, refused: Sequence[RefusedFile]) -> Iter
         yield Said("bases stay outside: without their files these checkpoints are lost", "warn")
     if plan.staying:
         yield Said(
-            f"{count(len(plan.staying), 'redundant file')} stay, {size(sum(each.bytes for each in plan.staying))}: "
+            f"{count(len(plan.staying), 'redundant file')} {stay(len(plan.staying))}, "
+            f"{size(sum(each.bytes for each in plan.staying))}: "
             "see the end of the list",
             "dim",
         )
@@ -139,7 +140,7 @@ def _cleanup_question(plan: CleanupPlanned) -> Question | None:
             else "Its files are then deleted at once: only the store has them. 'restore' gives them back.",
             "" if held else "warn",
         ),
-        Said(f"{count(len(plan.staying), 'redundant file')} and everything else stay where they are."),
+        Said(f"All else stays where it is, {count(len(plan.staying), 'redundant file')} among it."),
     ]
     lost = [each for each in going if each.resumes is False]
     if lost:
@@ -196,14 +197,14 @@ def purge_plan(report: PurgeReport) -> Shown:
     rows = [Row(receipt_cells(row), "", (", ".join(row.directories), f"taken in as {some(row.refs)}")) for row in due]
     rows += [Row({"receipt": each, "of": "its hold is not over: it stays"}, "dim") for each in report.waiting]
     if not due:
-        why = "Nothing is due." + (f" {count(len(report.waiting), 'receipt')} wait." if report.waiting else "")
+        why = "Nothing is due." + (f" {count(len(report.waiting), 'hold')} not over yet." if report.waiting else "")
         return Shown(tuple(rows), (Said(why, "bold"),), None, "no receipt holds anything")
     lines = (
         Said(f"Deletes {count(files, 'held file')}: frees {size(total)} ({total:,} bytes)", "good"),
         Said("each is rebuilt from the store and compared once more before it goes", "dim"),
     )
     question = Question(
-        f"Delete what {count(len(due), 'receipt')} hold?",
+        f"Delete what is held under {count(len(due), 'receipt')}?",
         (
             Said(f"Frees {size(total)} ({total:,} bytes): {count(files, 'file')}.", "bold"),
             Said("They cannot be put back in place then; 'restore' gives them back from the store."),
