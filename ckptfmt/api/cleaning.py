@@ -151,6 +151,7 @@ def _shown_step(step: Step) -> PlannedCleanup:
         resumes=after if before else None,
         freed_bytes=freed([step]),
         known=bool(step.known),
+        note=step.note,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from ckptfmt.api.results import Bound, RefChanged
+from ckptfmt.api.shared import standing_refs
 from ckptfmt.errors import Conflict, FormatError, IncompleteStore, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
@@ -50,11 +51,13 @@ def rename(store: Store, old: str, new: str) -> RefChanged:
             return None
         raise Conflict(f"ref {new!r} exists already", code="target-exists", hint=f"ckptfmt log {new}")
 
-    with pinned(store, seen.target or ""):
-        # What the old name stands for now, after the claim, no gc has let go.
+    def stands() -> None:
+        """What the old name stands for now, after the claim, no gc has let go."""
         if store.refs.numbers(old)[-1] != seen.number:
             raise moved_on(seen)
-        store.refs.append(new, make)
+
+    with pinned(store, seen.target or "") as claim:
+        claim.give(stands, lambda: store.refs.append(new, make))
     store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))
     return _changed(store.refs.current(new))
 
@@ -95,10 +98,28 @@ def rollback(store: Store, name: str) -> RefChanged:
         newest = structs.replace(old, number=store.refs.numbers(ref)[-1], target=None)
     if newest.target == old.target:
         return _changed(store.refs.settled(newest))
-    with pinned(store, old.target):
-        _still_there(store, old)
-        draft = structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))
-        return _changed(store.refs.swap(newest, draft))
+    drafted = structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))
+    with pinned(store, old.target) as claim:
+        return _changed(claim.give(lambda: _still_there(store, old), lambda: store.refs.swap(newest, drafted)))
+
+
+def dropped(store: Store) -> list[Generation]:
+    """Of each name that was dropped the last generation that stood, the last dropped first.
+
+    Names that were given away by a rename are left out, and what cannot be read.
+    """
+    standing = {item.name for item in standing_refs(store, lambda name, error: None)}
+    found: list[tuple[str, Generation]] = []
+    for name, _ in store.refs.names():
+        if name in standing or name.startswith(BASES):
+            continue
+        history = list(store.refs.readable(name))
+        if not history or history[0].target is not None or history[0].verb == "rename":
+            continue
+        last = next((item for item in history if item.target is not None), None)
+        if last is not None:
+            found.append((history[0].time, last))
+    return [last for _, last in sorted(found, key=lambda each: each[0], reverse=True)]
 
 
 def bind_ref(store: Store, ref: str, base: str) -> Bound:
@@ -123,13 +144,18 @@ def bind_ref(store: Store, ref: str, base: str) -> Bound:
     link = bind(found.name, found.digest, found.record, _content(old), evidence=f"bind --base {base}")
     manifest = structs.replace(old, base=link)
     digest = store.put_manifest(manifest)
-    with pinned(store, digest):
+
+    def confirm_all() -> None:
         confirm_documents(store, digest, manifest)
         confirm(store, objects_of(manifest), ref, outside=all_outside(store, link), again=lambda vanished: None)
+
+    def name() -> Generation:
         if digest == seen.target:
-            generation = store.refs.settled(seen)
-        else:
-            generation = store.refs.swap(seen, structs.replace(seen, **_fresh(digest, "bind")))
+            return store.refs.settled(seen)
+        return store.refs.swap(seen, structs.replace(seen, **_fresh(digest, "bind")))
+
+    with pinned(store, digest) as claim:
+        generation = claim.give(confirm_all, name)
     return Bound(ref, generation.number, digest, base, link.binding, link.evidence)
 
 

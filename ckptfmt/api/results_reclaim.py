@@ -83,8 +83,9 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
     """A checkpoint of a cleanup's plan.
 
     `ref` is the name it is taken in under; `files` what then goes, none where it is only taken in so that others take
-    less. `resumes` tells whether a Trainer resumes from it afterwards; null where none does now. `freed_bytes` is what
-    the file system gives back for it alone; `known` whether the store has it under this name already.
+    less. `resumes` tells whether a Trainer resumes from it afterwards; null where none does now. `note` says what else
+    there is to know. `freed_bytes` is what the file system gives back for it alone; `known` whether the store has it
+    under this name already.
     """
 
     path: str
@@ -92,6 +93,7 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
     files: tuple[PlannedFile, ...]
     most_bytes: int
     resumes: bool | None
+    note: str | None = None
     freed_bytes: int = 0
     known: bool = False
 

@@ -11,6 +11,7 @@ from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store as Engine
 
 if TYPE_CHECKING:
+    from ckptfmt.format.refs import Generation
     from ckptfmt.transfer.bases import Keep
 
 
@@ -99,3 +100,9 @@ class StoreNames:
         from ckptfmt.api import naming
 
         return naming.rollback(self._engine, name)
+
+    def dropped(self) -> list[Generation]:
+        """Names of checkpoints that were dropped: of each the last generation that stood, the last dropped first."""
+        from ckptfmt.api import naming
+
+        return naming.dropped(self._engine)

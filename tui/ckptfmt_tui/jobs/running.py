@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import deque
@@ -160,10 +161,8 @@ class RunningJob:
         """Stop it, and wait for that, but not for ever."""
         self.stop()
         if self._process is not None:
-            try:
+            with contextlib.suppress(TimeoutError):  # It is killed then.
                 await asyncio.wait_for(self._process.wait(), _LAST_SECONDS)
-            except TimeoutError:  # It is killed then.
-                pass
 
     def refuse(self, problem: Problem) -> None:
         """End it before it began."""

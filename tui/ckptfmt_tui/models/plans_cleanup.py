@@ -38,7 +38,8 @@ def cleanup_plan(plan: CleanupPlanned, refused: Sequence[RefusedFile]) -> Shown:
                     each.path,
                     f"{'is in the store already as' if each.known else 'is taken into the store as'} {each.ref}; "
                     f"at most {size(each.most_bytes)} there",
-                    f"frees {each.freed_bytes:,} bytes by itself",
+                    f"frees {each.freed_bytes:,} bytes by itself" if each.files else "takes nothing from it",
+                    *((each.note,) if each.note else ()),
                 ),
             )
         )

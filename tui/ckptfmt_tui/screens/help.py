@@ -28,6 +28,10 @@ _NAMES = {
     "space": "Space",
     "delete": "Del",
     "tab": "Tab",
+    "left": "←",
+    "right": "→",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
 }
 
 
