@@ -18,16 +18,17 @@ from ckptfmt.api.results_reclaim import (
     PurgeReport,
     ReceiptRow,
     RefusedFile,
+    StayingFile,
     UndoReport,
 )
 from ckptfmt.api.scanning import look
 from ckptfmt.api.store import Store
-from ckptfmt.errors import InvalidInput
+from ckptfmt.errors import InvalidInput, NotFound
 from ckptfmt.format.receipt import HOLDING, Receipt
 from ckptfmt.format.shard import header_estimate
 from ckptfmt.progress import SILENT, Progress
 from ckptfmt.reclaim.executing import execute_cleanup
-from ckptfmt.reclaim.planning import CleanupPlan, Refused, Step, plan_cleanup
+from ckptfmt.reclaim.planning import CleanupPlan, Refused, Step, freed, plan_cleanup
 from ckptfmt.reclaim.proving import Prover, prove_fresh
 from ckptfmt.reclaim.releasing import purge, undo
 from ckptfmt.reclaim.rows import DEFAULT_KEEP, KEEPS, KeepWeights
@@ -62,6 +63,7 @@ def plan(
     hold_days: float = DEFAULT_HOLD_DAYS,
     name: str = DEFAULT_NAME,
     base_stays_outside: bool = False,
+    only: Sequence[str | os.PathLike[str]] | None = None,
     progress: Progress = SILENT,
 ) -> Planned:
     """Plan a cleanup of directories. Nothing is written.
@@ -74,6 +76,7 @@ def plan(
         hold_days: how long files are held before they may be deleted; 0: they are deleted at once.
         name: names of the checkpoints in the store; `{dir}` is the directory's name, `{name}` the path below it.
         base_stays_outside: let checkpoints depend on the files of bases outside of the store.
+        only: take from these checkpoints alone, by their paths as `scan` shows them; None: from all.
         progress: told of the scan.
 
     Raises:
@@ -87,6 +90,7 @@ def plan(
     engine = store.engine
     findings = look([os.fspath(each) for each in directories], engine, progress)
     tops = findings.survey.tops
+    picked = _picked(only, [each.shown for each in findings.survey.checkpoints]) if only is not None else None
     devices = {top: os.lstat(top).st_dev for top in tops}
     device = os.stat(store.path).st_dev
     made = plan_cleanup(
@@ -100,8 +104,25 @@ def plan(
         most_needed=most_needed,
         devices=devices,
         same_device=all(each == device for each in devices.values()),
+        only=picked,
     )
     return Planned(made, _shown(made, available(store.path)))
+
+
+def _picked(only: Sequence[str | os.PathLike[str]], shown: Sequence[str]) -> frozenset[str]:
+    """The checkpoints that were picked, as a scan shows them.
+
+    Raises:
+        NotFound: a path at which the scan saw no checkpoint.
+    """
+    known = {os.path.realpath(path): path for path in shown}
+    picked = set()
+    for each in only:
+        path = os.path.abspath(os.fspath(each))
+        if path not in shown and os.path.realpath(path) not in known:
+            raise NotFound(f"--only {os.fspath(each)}: no checkpoint in the directories", hint="ckptfmt scan DIR")
+        picked.add(path if path in shown else known[os.path.realpath(path)])
+    return frozenset(picked)
 
 
 def _shown(plan: CleanupPlan, free: int) -> CleanupPlanned:
@@ -116,6 +137,7 @@ def _shown(plan: CleanupPlan, free: int) -> CleanupPlanned:
         needed_bytes=plan.needed_bytes if plan.hold_seconds else plan.needed_at_once,
         available_bytes=free,
         freed_bytes=plan.freed_bytes,
+        staying=tuple(StayingFile(each.path, each.bytes, each.reason) for each in plan.staying),
     )
 
 
@@ -124,9 +146,11 @@ def _shown_step(step: Step) -> PlannedCleanup:
     return PlannedCleanup(
         path=step.seen.shown,
         ref=step.known[0][0] if step.known else step.ref,
-        files=tuple(PlannedFile(f"{step.seen.top}/{e.file.path}", e.file.size, e.reason) for e in step.going),
+        files=tuple(PlannedFile(f"{step.seen.top}/{e.file.path}", e.file.size, e.reason, e.shared) for e in step.going),
         most_bytes=step.most_bytes,
         resumes=after if before else None,
+        freed_bytes=freed([step]),
+        known=bool(step.known),
         note=step.note,
     )
 
@@ -182,22 +206,23 @@ def undo_cleanup(store: Store, receipt: str) -> UndoReport:
     return UndoReport(found, released.returned, (*gone, *_refused(released.refused)))
 
 
-def purge_held(
-    store: Store,
-    receipt: str | None = None,
-    *,
-    apply: bool = False,
-    prover: Prover = prove_fresh,
-) -> PurgeReport:
-    """Delete what is held and whose hold is over; of one receipt, whether it is over or not.
+@dataclass(frozen=True, slots=True)
+class PlannedPurge:
+    """A purge as it is executed, and as it is shown."""
 
-    Everything is rebuilt and compared once more before it is deleted.
+    due: tuple[Receipt, ...]
+    report: PurgeReport
+
+
+def plan_purge(store: Store, receipt: str | None = None) -> PlannedPurge:
+    """Look which held files may be deleted: those whose hold is over; of one receipt, whether it is over or not.
 
     Args:
         store: where the receipts are.
         receipt: the id of one, or its beginning; None for all.
-        apply: do it; else only say what would be done.
-        prover: rebuilds and compares.
+
+    Raises:
+        NotFound, InvalidInput: there is no such receipt, or there are several.
     """
     receipts = Receipts(store.engine.storage)
     wanted = [receipts.resolve(receipt)] if receipt is not None else receipts.ids()
@@ -213,15 +238,51 @@ def purge_held(
             elif each not in waiting:
                 waiting.append(each)
     ids = tuple(dict.fromkeys(part.receipt for part in due))
-    if not apply:
-        return PurgeReport(tuple(_row(receipts, each) for each in ids), 0, ids, tuple(waiting), ())
-    freed = 0
+    rows = tuple(_row(receipts, each) for each in ids)
+    return PlannedPurge(tuple(due), PurgeReport(rows, 0, ids, tuple(waiting), ()))
+
+
+def execute_purge(
+    store: Store, planned: PlannedPurge, *, prover: Prover = prove_fresh, progress: Progress = SILENT
+) -> PurgeReport:
+    """Delete what a plan says. Everything is rebuilt and compared once more before it is deleted.
+
+    Args:
+        store: the store that it was planned for.
+        planned: from `plan_purge`.
+        prover: rebuilds and compares.
+        progress: told of each part once it is deleted; may raise to stop: what was deleted stands in its receipt.
+    """
+    freed_bytes = 0
     refused: list[Refused] = []
-    for part in due:
+    progress.begin("purge", sum(file.size for part in planned.due for file in part.files))
+    for part in planned.due:
         released = purge(store.engine, part, prover)
-        freed += released.freed_bytes
+        freed_bytes += released.freed_bytes
         refused += released.refused
-    return PurgeReport(None, freed, ids, tuple(waiting), _refused(refused))
+        progress.advance(sum(file.size for file in part.files))
+    progress.end()
+    shown = planned.report
+    return PurgeReport(None, freed_bytes, shown.receipts, shown.waiting, _refused(refused))
+
+
+def purge_held(
+    store: Store,
+    receipt: str | None = None,
+    *,
+    apply: bool = False,
+    prover: Prover = prove_fresh,
+) -> PurgeReport:
+    """Delete what is held and whose hold is over; of one receipt, whether it is over or not.
+
+    Args:
+        store: where the receipts are.
+        receipt: the id of one, or its beginning; None for all.
+        apply: do it; else only say what would be done.
+        prover: rebuilds and compares.
+    """
+    planned = plan_purge(store, receipt)
+    return execute_purge(store, planned, prover=prover) if apply else planned.report
 
 
 def _is_over(receipts: Receipts, part: Receipt, now_ns: int) -> bool:

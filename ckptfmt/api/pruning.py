@@ -10,17 +10,36 @@ from msgspec import structs
 
 from ckptfmt.api.results import FailedPart, PlannedRef, PrunePlan, PruneReport
 from ckptfmt.api.shared import fits, standing_refs, usage_of
-from ckptfmt.errors import CkptfmtError, Conflict, IntegrityError, NotFound
+from ckptfmt.errors import CkptfmtError, Conflict, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format.refs import BASES, Generation
 from ckptfmt.progress import Progress
 from ckptfmt.store.refs import draft
-from ckptfmt.store.retention import Candidate, Policy, decide
+from ckptfmt.store.retention import Candidate, Policy, best_of, decide
 from ckptfmt.store.store import Store
 from ckptfmt.store.usage import Used
 
 _DROPPERS: Final = 8
 _MANY: Final = 64
 """So many names are dropped by several threads: each waits for the disk, which takes what several wait for at once."""
+
+
+def policy_of(
+    *,
+    last: int | None = None,
+    every: int | None = None,
+    best: Sequence[str] = (),
+    stages: Sequence[int] = (),
+    tags: Sequence[str] = (),
+) -> Policy:
+    """A policy from the words of the command line: `best` as in `eval_loss:min` or `accuracy:max:3`.
+
+    Raises:
+        InvalidInput: a number below 1, or a rule of `best` that is none.
+    """
+    for option, number in (("--keep-last", last), ("--keep-every", every)):
+        if number is not None and number < 1:
+            raise InvalidInput(f"{option} {number}: expected 1 or more", hint="ckptfmt prune --help")
+    return Policy(last, every, tuple(map(best_of, best)), frozenset(stages), frozenset(tags))
 
 
 def plan_prune(store: Store, patterns: Sequence[str], policy: Policy) -> PrunePlan:

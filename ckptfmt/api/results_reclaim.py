@@ -27,7 +27,7 @@ class RedundantFile(msgspec.Struct, frozen=True):
 
     `proof` is how that is known: by `names`, by the `headers` of weight files, by `samples` of tensors, because all
     bytes are `identical`, by `links`. `goes_with` is the most that `--keep-weights` may keep for a cleanup to take
-    it; null where none does.
+    it; null where none does. `checkpoint` is the path of the one that it belongs to; null where it is no part of any.
     """
 
     path: str
@@ -36,6 +36,7 @@ class RedundantFile(msgspec.Struct, frozen=True):
     proof: Proof
     kind: Kind
     goes_with: KeepWeights | None
+    checkpoint: str | None = None
 
 
 class Unread(msgspec.Struct, frozen=True):
@@ -62,7 +63,16 @@ class ScanReport(msgspec.Struct, frozen=True):
 
 
 class PlannedFile(msgspec.Struct, frozen=True):
-    """A file that a cleanup takes."""
+    """A file that a cleanup takes. `shared_bytes` of it are reflinks of others, which its going does not free."""
+
+    path: str
+    bytes: int
+    reason: str
+    shared_bytes: int = 0
+
+
+class StayingFile(msgspec.Struct, frozen=True):
+    """A file that a scan told of and that a cleanup leaves, how many of its bytes are redundant, and why it stays."""
 
     path: str
     bytes: int
@@ -74,7 +84,8 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
 
     `ref` is the name it is taken in under; `files` what then goes, none where it is only taken in so that others take
     less. `resumes` tells whether a Trainer resumes from it afterwards; null where none does now. `note` says what else
-    there is to know.
+    there is to know. `freed_bytes` is what the file system gives back for it alone; `known` whether the store has it
+    under this name already.
     """
 
     path: str
@@ -83,6 +94,8 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
     most_bytes: int
     resumes: bool | None
     note: str | None = None
+    freed_bytes: int = 0
+    known: bool = False
 
 
 class PlannedBase(msgspec.Struct, frozen=True):
@@ -96,7 +109,8 @@ class CleanupPlanned(msgspec.Struct, frozen=True):
     """What a cleanup would do.
 
     `needed_bytes` is the most that it may write into the store, `available_bytes` what is free there: it refuses to
-    begin where that is less. `freed_bytes` is what the file system gives back at the end.
+    begin where that is less. `freed_bytes` is what the file system gives back at the end. `staying` are files that were
+    found to be redundant and stay.
     """
 
     directories: tuple[str, ...]
@@ -109,6 +123,7 @@ class CleanupPlanned(msgspec.Struct, frozen=True):
     needed_bytes: int
     available_bytes: int
     freed_bytes: int
+    staying: tuple[StayingFile, ...] = ()
 
 
 class RefusedFile(msgspec.Struct, frozen=True):

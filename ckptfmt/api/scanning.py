@@ -52,7 +52,16 @@ def scan(
             for each in findings.survey.checkpoints
         ),
         redundant=tuple(
-            RedundantFile(row.path, row.bytes, row.reason, row.proof, row.kind, row.goes) for row in findings.rows
+            RedundantFile(
+                row.path,
+                row.bytes,
+                row.reason,
+                row.proof,
+                row.kind,
+                row.goes,
+                findings.survey.checkpoints[row.checkpoint].shown if row.checkpoint is not None else None,
+            )
+            for row in findings.rows
         ),
         reclaimable_bytes=findings.reclaimable(DEFAULT_KEEP),
         reclaimable={keep: findings.reclaimable(keep) for keep in KEEPS},

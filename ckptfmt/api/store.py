@@ -39,6 +39,7 @@ from ckptfmt.store.store import init_store, open_store
 if TYPE_CHECKING:
     from ckptfmt.api.contents import Contents, Kept
     from ckptfmt.api.overview import Overview
+    from ckptfmt.api.recipes import RecipeReport
     from ckptfmt.api.results_tensor import TensorLook
     from ckptfmt.api.sharing import Sharing
     from ckptfmt.convert.checkpoint import Checkpoint
@@ -272,6 +273,21 @@ class Store(StoreDiff, StoreNames, StoreUpkeep):
             adapters=adapters,
             progress=progress,
         )
+
+    def recipe(self, name: str, *, how: How | None = None) -> RecipeReport:
+        """What a merge of `name` would merge onto what, in order. Reads manifests alone.
+
+        Args:
+            name: the checkpoint.
+            how: how stages go on from each other, where their manifests do not say.
+
+        Raises:
+            MergeError: it has no adapter to merge, or several that cannot be chosen between.
+            IntegrityError: no binding (`no-binding`), or a gap in the chain of stages.
+        """
+        from ckptfmt.api import recipes
+
+        return recipes.recipe(self._engine, name, how)
 
     def _sweep(self) -> None:
         """Remove temporary merged models that a killed process left; verbs that only look never do."""

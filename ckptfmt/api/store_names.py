@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptfmt.api.results import BaseKept, BaseReport, BaseVerified, Bound, RefChanged
 from ckptfmt.progress import SILENT, Progress
+from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store as Engine
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ class StoreNames:
 
         return bases.add(self._engine, name, os.fspath(source), revision=revision, keep=keep, progress=progress)
 
-    def list_bases(self) -> list[BaseReport]:
-        """Every base, by name."""
+    def list_bases(self, *, damaged: Damaged | None = None) -> list[BaseReport]:
+        """Every base, by name; `damaged` as in `Store.list_refs`."""
         from ckptfmt.api import bases
 
-        return bases.listed(self._engine)
+        return bases.listed(self._engine, damaged)
 
     def verify_base(
         self,

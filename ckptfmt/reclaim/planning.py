@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,15 @@ class Going:
     file: FileSeen
     reason: str
     shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """A file that a scan told of and that stays, how many of its bytes were redundant, and why it stays."""
+
+    path: str
+    bytes: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,7 @@ class CleanupPlan:
         freed_bytes: what the file system gives back at the end.
         refused: what stays although it was asked for.
         outside: whether bases may stay outside of the store.
+        staying: files that were found to be redundant and stay.
     """
 
     tops: tuple[str, ...]
@@ -103,6 +113,7 @@ class CleanupPlan:
     freed_bytes: int
     refused: tuple[Refused, ...]
     outside: bool
+    staying: tuple[Staying, ...] = ()
 
 
 def plan_cleanup(
@@ -117,6 +128,7 @@ def plan_cleanup(
     most_needed: Callable[[CheckpointSeen], int],
     devices: Mapping[str, int],
     same_device: bool,
+    only: frozenset[str] | None = None,
 ) -> CleanupPlan:
     """Plan a cleanup.
 
@@ -131,9 +143,10 @@ def plan_cleanup(
         most_needed: the most that taking a checkpoint in may add.
         devices: device of each directory that was scanned: files on others cannot be moved into the hold.
         same_device: whether store and directories share a file system, so that what is freed can be written again.
+        only: absolute paths of the checkpoints from which files may go, as a scan shows them; None for all.
     """
     seen = findings.survey.checkpoints
-    going, refused = _going(findings, keep, devices)
+    going, refused = _going(findings, keep, devices, only)
     order = sorted(going, key=lambda index: (seen[index].stage or 0, natural(seen[index].shown)))
     supports = _supports(seen, order, findings)
     names: set[str] = set()
@@ -168,6 +181,7 @@ def plan_cleanup(
         freed_bytes=freed(steps),
         refused=tuple(refused),
         outside=outside,
+        staying=tuple(_staying(findings, keep, going, {each.path for each in refused}, only)),
     )
 
 
@@ -189,7 +203,7 @@ def _needed_at_once(steps: Sequence[Step]) -> int:
 
 
 def _going(
-    findings: Findings, keep: KeepWeights, devices: Mapping[str, int]
+    findings: Findings, keep: KeepWeights, devices: Mapping[str, int], only: frozenset[str] | None
 ) -> tuple[dict[int, list[Going]], list[Refused]]:
     """What goes, by index of its checkpoint, and what cannot go although it should."""
     seen = findings.survey.checkpoints
@@ -207,6 +221,9 @@ def _going(
     refused: list[Refused] = []
     for index in list(wanted):
         each = seen[index]
+        if only is not None and each.shown not in only:
+            del wanted[index]  # Before links are counted: a name that stays keeps its file.
+            continue
         if each.problem is not None:
             refused.append(Refused(each.shown, f"it cannot be read: {each.problem}"))
             del wanted[index]
@@ -220,6 +237,44 @@ def _going(
                 path = f"{seen[index].top}/{item.file.path}"
                 refused.append(Refused(path, "it lies on another file system than the directory that holds it"))
     return going, refused
+
+
+def _staying(
+    findings: Findings,
+    keep: KeepWeights,
+    going: Mapping[int, Sequence[Going]],
+    refused: set[str],
+    only: frozenset[str] | None,
+) -> Iterator[Staying]:
+    """What was found to be redundant and stays, each with the reason."""
+    seen = findings.survey.checkpoints
+    gone = {f"{seen[index].top}/{item.file.path}" for index, items in going.items() for item in items}
+    names: dict[tuple[int, int], list[str]] = {}
+    for path, file in findings.survey.files.items():
+        if file.links > 1:
+            names.setdefault(file.node, []).append(path)
+    for row in findings.rows:
+        if row.path in gone or row.path in refused:
+            continue
+        reason = row.reason
+        if goes_under(row.goes, keep):
+            shown = seen[row.checkpoint].shown if row.checkpoint is not None else ""
+            if shown in refused:
+                continue
+            if only is not None and shown not in only:
+                reason = "its checkpoint was not picked"
+            else:
+                others = [path for path in names.get(row.file.node, ()) if path != row.path and path not in gone]
+                other = sorted(others, key=natural)[0] if others else "a name outside of these directories"
+                reason = f"a hard link to {other}, which stays: taking it would free nothing"
+        elif row.goes is not None:
+            reason = f"--keep-weights {keep} keeps it; goes with {row.goes}: {row.reason}"
+        yield Staying(row.path, row.bytes, reason)
+    for each in seen:
+        for file in full_weights(each):
+            path = f"{each.top}/{file.path}"
+            if path in findings.protected:
+                yield Staying(path, file.size, "a base of the store is read from here: what is bound to it needs it")
 
 
 def _all_weights(seen: CheckpointSeen) -> list[FileSeen]:

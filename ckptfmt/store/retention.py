@@ -18,6 +18,7 @@ from ckptfmt.errors import InvalidInput
 Order = Literal["step", "stage", "number", "time"]
 
 _TRAILING: Final = re.compile(r"([0-9]{1,18})$")
+_BEST: Final = re.compile(r"(.+?):(min|max)(?::([1-9][0-9]{0,8}))?")
 _KEPT_WHOLE: Final = "nothing else of its run would be kept"
 
 
@@ -57,6 +58,18 @@ class Best:
 
     def __str__(self) -> str:
         return f"{self.metric}:{'max' if self.largest else 'min'}{f':{self.count}' if self.count != 1 else ''}"
+
+
+def best_of(text: str) -> Best:
+    """A rule as it is written: `METRIC:min` or `METRIC:max`, and either with `:N`.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    found = _BEST.fullmatch(text)
+    if found is None:
+        raise InvalidInput(f"{text!r}: give a metric and min or max, as in eval_loss:min or accuracy:max:3")
+    return Best(found[1], largest=found[2] == "max", count=int(found[3] or 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ from ckptfmt_tui.widgets.dialogs import Confirmation, ProblemDialog
 
 _WATCH_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.5
+_READ_ONLY: Final = Problem(
+    "read-only", "this terminal UI runs with --read-only: it writes nothing", "start it without --read-only", 1
+)
 DARK: Final = "textual-dark"
 LIGHT: Final = "textual-light"
 
@@ -65,6 +68,7 @@ class CkptfmtApp(App[int]):
         """Show the first page, and begin to watch the store."""
         self.theme = DARK
         self.show_page(self._first)
+        self._watch()
         self.set_interval(_WATCH_SECONDS, self._watch)
         self.set_interval(_TICK_SECONDS, self._tick)
 
@@ -124,7 +128,7 @@ class CkptfmtApp(App[int]):
 
     def action_leave(self) -> None:
         """Quit; asks first while jobs run."""
-        running = [job for job in self.jobs if not job.over]
+        running = [job for job in self.jobs if not job.over and job.state != "asking"]
         if not running:
             self.exit(0)
             return
@@ -167,7 +171,14 @@ class CkptfmtApp(App[int]):
             then: called once it is over.
             asks: called once it has a plan and waits for `agree`.
         """
+        from ckptfmt_tui.jobs.verbs import writes  # noqa: PLC0415 - what jobs give back is loaded with the first of them
+
         running = RunningJob(len(self.jobs) + 1, job, title)
+        if self.read_only and writes(job):
+            running.refuse(_READ_ONLY)
+            if then is not None:
+                then(running)
+            return running
         self.jobs.append(running)
         self.run_worker(self._run(running, then, asks), group="jobs", exit_on_error=False)
         return running

@@ -32,7 +32,9 @@ def _options(*pairs: tuple[str, object]) -> list[str]:
 
 def _import(job: ask.Import) -> list[str]:
     effort = job.effort if job.effort != "balanced" else None
-    stated = _options(("--base", job.base), ("--parent", job.parent), ("--stage", job.stage), ("--effort", effort))
+    stated = _options(
+        ("--base", job.base), ("--parent", job.parent), ("--stage", job.stage), ("--how", job.how), ("--effort", effort)
+    )
     return ["import", job.path, "--name", job.name, *stated]
 
 
@@ -44,30 +46,41 @@ def _merge(job: ask.Merge) -> list[str]:
 def _cleanup(job: ask.Cleanup) -> list[str]:
     keep = job.keep_weights if job.keep_weights != "adapter" else None
     hold = job.hold_days if job.hold_days != 7 else None
-    return ["cleanup", *job.directories, *_options(("--keep-weights", keep), ("--hold", hold)), "--apply"]
+    only = [word for path in job.only or () for word in ("--only", path)]
+    chosen = _options(("--keep-weights", keep), ("--hold", hold), ("--apply", job.apply))
+    return ["cleanup", *job.directories, *only, *chosen]
 
 
 def _gc(job: ask.Gc) -> list[str]:
     grace = job.grace_hours if job.grace_hours != 24 else None
     history = job.keep_history_days if job.keep_history_days != 30 else None
-    return ["gc", *_options(("--grace", grace), ("--keep-history", history)), "--apply"]
+    return ["gc", *_options(("--grace", grace), ("--keep-history", history), ("--apply", job.apply))]
+
+
+def _prune(job: ask.Prune) -> list[str]:
+    several = [("--keep-best", best) for best in job.best]
+    several += [("--keep-stage", str(stage)) for stage in job.stages]
+    several += [("--keep-tag", tag) for tag in job.tags]
+    keeps = _options(("--keep-last", job.last), ("--keep-every", job.every), *several)
+    return ["prune", *job.patterns, *keeps, "--apply"]
 
 
 _WORDS: Final[dict[type[Job], Callable[[Any], list[str]]]] = {
     ask.Import: _import,
     ask.Restore: lambda job: ["restore", job.ref, job.target],
     ask.Merge: _merge,
-    ask.Verify: lambda job: ["verify", *job.refs],
+    ask.Verify: lambda job: ["verify", *(job.refs or ("--all",))],
     ask.Diff: lambda job: ["diff", job.first, job.second],
     ask.Scan: lambda job: ["scan", *job.directories],
     ask.Cleanup: _cleanup,
     ask.Undo: lambda job: ["cleanup", "--undo", job.receipt],
     ask.Purge: lambda job: ["cleanup", "--purge", *([job.receipt] if job.receipt else []), "--apply"],
     ask.Gc: _gc,
+    ask.Prune: _prune,
     ask.Fsck: lambda job: ["fsck", *_options(("--full", job.full))],
     ask.Optimize: lambda job: ["optimize", *job.refs],
     ask.AddBase: lambda job: ["base", "add", job.name, job.source, *_options(("--keep", "copy" if job.copy else None))],
-    ask.VerifyBase: lambda job: ["base", "verify", job.name, *_options(("--full", job.full))],
+    ask.VerifyBase: lambda job: ["base", "verify", job.name, *_options(("--path", job.path), ("--full", job.full))],
     ask.LookAt: lambda job: ["show", job.ref, "--tensors"],
     ask.KeepBase: lambda job: ["base", "keep", job.name],
 }

@@ -49,6 +49,9 @@ ckptfmt cleanup --purge --apply"""
 )
 @click.option("--name", default="{dir}/{name}", show_default=True, metavar="REF", help="Names in the store.")
 @click.option("--base-stays-outside", is_flag=True, help="Do not copy in bases that checkpoints depend on.")
+@click.option(
+    "--only", multiple=True, type=click.Path(), metavar="PATH", help="Take from this checkpoint alone; repeatable."
+)
 @click.option("--undo", metavar="RECEIPT", help="Put back everything that a receipt holds.")
 @click.option("--purge", is_flag=True, help="Delete what is held and whose hold is over; of a RECEIPT, at once.")
 @click.option("--receipts", is_flag=True, help="List the receipts.")
@@ -61,6 +64,7 @@ def command(  # noqa: PLR0917 - click calls it by name
     keep_weights: KeepWeights,
     name: str,
     base_stays_outside: bool,  # noqa: FBT001
+    only: tuple[str, ...],
     undo: str | None,
     purge: bool,  # noqa: FBT001
     receipts: bool,  # noqa: FBT001
@@ -100,6 +104,7 @@ def command(  # noqa: PLR0917 - click calls it by name
             hold=hold,
             name=name,
             outside=base_stays_outside,
+            only=only,
         )
 
 
@@ -114,6 +119,7 @@ def _clean(
     hold: float,
     name: str,
     outside: bool,
+    only: tuple[str, ...],
 ) -> int:
     from ckptfmt.api import cleaning
 
@@ -125,6 +131,7 @@ def _clean(
             hold_days=hold,
             name=name,
             base_stays_outside=outside,
+            only=only or None,
             progress=progress,
         )
     if not apply:
@@ -157,15 +164,15 @@ def _undo(session: Session, store: Store, receipt: str) -> int:
 def _purge(session: Session, store: Store, receipt: str | None, *, apply: bool, yes: bool) -> int:
     from ckptfmt.api import cleaning
 
-    planned = cleaning.purge_held(store, receipt)
+    planned = cleaning.plan_purge(store, receipt)
     if not apply:
-        session.give(planned, lambda: purge_lines(planned))
+        session.give(planned.report, lambda: purge_lines(planned.report))
         return 0
-    if planned.receipts:
-        session.note(*purge_lines(planned))
+    if planned.due:
+        session.note(*purge_lines(planned.report))
         if not agreed("Delete these files?", yes=yes or session.as_json):
             return 0
-    report = cleaning.purge_held(store, receipt, apply=True)
+    report = cleaning.execute_purge(store, planned)
     session.give(report, lambda: [Styled(f"freed {size(report.freed_bytes)}", "green")])
     session.note(*refused_lines(report.refused))
     return _REFUSED_EXIT if report.refused else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +13,8 @@ from ckptfmt.cli.session import Session
 from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import REF, verb
 from ckptfmt.cli.verbs.import_ import problem_of_part
-from ckptfmt.store.retention import Best, Policy
+from ckptfmt.errors import InvalidInput
+from ckptfmt.store.retention import Best, Policy, best_of
 from ckptfmt.wording import count, size
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ class BestOf(click.ParamType[Best]):
         """Parse `eval_loss:min:3`."""
         if isinstance(value, Best):
             return value
-        found = re.fullmatch(r"(.+?):(min|max)(?::([1-9][0-9]{0,8}))?", str(value))
-        if found is None:
-            self.fail(f"{value!r}: give a metric and min or max, as in eval_loss:min or accuracy:max:3", param, ctx)
-        return Best(found[1], largest=found[2] == "max", count=int(found[3] or 1))
+        try:
+            return best_of(str(value))
+        except InvalidInput as error:
+            self.fail(error.message, param, ctx)
 
 
 @verb("prune", example=EXAMPLE)

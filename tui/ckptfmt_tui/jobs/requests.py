@@ -12,13 +12,14 @@ class Job(msgspec.Struct, frozen=True, tag_field="verb", forbid_unknown_fields=T
 
 
 class Import(Job, frozen=True, tag="import"):
-    """Take in what lies at `path`; see `Store.import_path`."""
+    """Take in what lies at `path` once its plan is agreed to; see `Store.import_path`."""
 
     path: str
     name: str
     base: str | None = None
     parent: str | None = None
     stage: int | None = None
+    how: Literal["continue", "stack", "resume", "parent-only"] | None = None
     effort: Literal["fast", "balanced", "max"] = "balanced"
 
 
@@ -58,11 +59,13 @@ class Scan(Job, frozen=True, tag="scan"):
 
 
 class Cleanup(Job, frozen=True, tag="cleanup"):
-    """Plan a cleanup, and do it once it is agreed to."""
+    """Plan a cleanup, and do it once it is agreed to; without `apply` plan only. `only`: checkpoints; None: all."""
 
     directories: tuple[str, ...]
     keep_weights: Literal["adapter", "full", "none"] = "adapter"
     hold_days: float = 7.0
+    only: tuple[str, ...] | None = None
+    apply: bool = True
 
 
 class Undo(Job, frozen=True, tag="undo"):
@@ -78,10 +81,22 @@ class Purge(Job, frozen=True, tag="purge"):
 
 
 class Gc(Job, frozen=True, tag="gc"):
-    """Plan a gc, and run it once it is agreed to."""
+    """Plan a gc, and run it once it is agreed to; without `apply` plan only."""
 
     grace_hours: float = 24.0
     keep_history_days: float = 30.0
+    apply: bool = True
+
+
+class Prune(Job, frozen=True, tag="prune"):
+    """Plan which names a policy drops, and drop them once it is agreed to."""
+
+    patterns: tuple[str, ...] = ()
+    last: int | None = None
+    every: int | None = None
+    best: tuple[str, ...] = ()
+    stages: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 class Fsck(Job, frozen=True, tag="fsck"):
@@ -105,10 +120,11 @@ class AddBase(Job, frozen=True, tag="base-add"):
 
 
 class VerifyBase(Job, frozen=True, tag="base-verify"):
-    """Compare a base's files with its record."""
+    """Compare a base's files with its record; `path`: those in this directory."""
 
     name: str
     full: bool = False
+    path: str | None = None
 
 
 class KeepBase(Job, frozen=True, tag="base-keep"):
@@ -135,6 +151,7 @@ Request = (
     | Undo
     | Purge
     | Gc
+    | Prune
     | Fsck
     | Optimize
     | AddBase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import deque
@@ -24,6 +25,9 @@ _LINE_BYTES: Final = 1 << 28
 """The longest document that a job may tell."""
 _PATIENCE_SECONDS: Final = 30.0
 """How long a job that was told to stop may clean up behind itself before it is killed."""
+
+_LAST_SECONDS: Final = 10.0
+"""The same, once the application itself ends."""
 
 
 @dataclass
@@ -104,6 +108,9 @@ class RunningJob:
                 self.stop()
             await self._say(encode((store, self.request)))
             await self._follow(types, changed)
+        except asyncio.CancelledError:  # The application ends; what runs cleans up behind itself.
+            await self._let_end()
+            raise
         except OSError as error:
             self._end("failed", problem_of(storage_error(error)))
         finally:
@@ -150,8 +157,15 @@ class RunningJob:
     def _end(self, state: State, problem: Problem | None) -> None:
         self.state, self.problem, self.ended_at = state, problem, time.monotonic()
 
+    async def _let_end(self) -> None:
+        """Stop it, and wait for that, but not for ever."""
+        self.stop()
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):  # It is killed then.
+                await asyncio.wait_for(self._process.wait(), _LAST_SECONDS)
+
     def refuse(self, problem: Problem) -> None:
-        """End it before it has begun."""
+        """End it before it began."""
         self._end("failed", problem)
 
     async def agree(self) -> None:

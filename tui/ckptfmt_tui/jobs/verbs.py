@@ -12,9 +12,12 @@ from ckptfmt.api.results import (
     BaseKept,
     BaseReport,
     BaseVerified,
+    ImportPlan,
     ImportReport,
     MergeReport,
     OptimizeReport,
+    PrunePlan,
+    PruneReport,
     RestoreReport,
     VerifyReport,
 )
@@ -43,10 +46,12 @@ class JobVerb(NamedTuple):
     writes: bool = True
 
 
-def _import(store: Store, job: ask.Import, progress: Progress, _agree: Agree) -> ImportReport:
+def _import(store: Store, job: ask.Import, progress: Progress, agree: Agree) -> ImportReport:
     return store.import_path(
         job.path,
         name=job.name,
+        planned=agree,
+        how=job.how,
         base=job.base,
         parent=job.parent,
         stage=job.stage,
@@ -77,8 +82,15 @@ def _cleanup(store: Store, job: ask.Cleanup, progress: Progress, agree: Agree) -
     from ckptfmt.api import cleaning  # noqa: PLC0415 - a job loads what it needs
 
     planned = cleaning.plan(
-        store, job.directories, keep_weights=job.keep_weights, hold_days=job.hold_days, progress=progress
+        store,
+        job.directories,
+        keep_weights=job.keep_weights,
+        hold_days=job.hold_days,
+        only=job.only,
+        progress=progress,
     )
+    if not job.apply:
+        return planned.report
     agree(planned.report)
     return cleaning.execute(store, planned, progress=progress)
 
@@ -89,17 +101,29 @@ def _undo(store: Store, job: ask.Undo, _progress: Progress, _agree: Agree) -> Un
     return cleaning.undo_cleanup(store, job.receipt)
 
 
-def _purge(store: Store, job: ask.Purge, _progress: Progress, agree: Agree) -> PurgeReport:
+def _purge(store: Store, job: ask.Purge, progress: Progress, agree: Agree) -> PurgeReport:
     from ckptfmt.api import cleaning  # noqa: PLC0415 - a job loads what it needs
 
-    agree(cleaning.purge_held(store, job.receipt))
-    return cleaning.purge_held(store, job.receipt, apply=True)
+    planned = cleaning.plan_purge(store, job.receipt)
+    agree(planned.report)
+    return cleaning.execute_purge(store, planned, progress=progress)
 
 
 def _gc(store: Store, job: ask.Gc, progress: Progress, agree: Agree) -> GcReport:
-    plan = store.plan_gc(grace_hours=job.grace_hours, keep_history_days=job.keep_history_days, apply=True)
+    plan = store.plan_gc(grace_hours=job.grace_hours, keep_history_days=job.keep_history_days, apply=job.apply)
+    if not job.apply:
+        return store.planned_gc(plan)
     agree(store.planned_gc(plan).plan)
     return store.gc(plan, progress=progress)
+
+
+def _prune(store: Store, job: ask.Prune, progress: Progress, agree: Agree) -> PruneReport:
+    from ckptfmt.api.pruning import policy_of  # noqa: PLC0415 - a job loads what it needs
+
+    policy = policy_of(last=job.last, every=job.every, best=job.best, stages=job.stages, tags=job.tags)
+    plan = store.plan_prune(job.patterns, keep=policy)
+    agree(plan)
+    return store.prune(plan, progress=progress)
 
 
 def _fsck(store: Store, job: ask.Fsck, progress: Progress, _agree: Agree) -> FsckReport:
@@ -115,7 +139,7 @@ def _add_base(store: Store, job: ask.AddBase, progress: Progress, _agree: Agree)
 
 
 def _verify_base(store: Store, job: ask.VerifyBase, progress: Progress, _agree: Agree) -> BaseVerified:
-    return store.verify_base(job.name, full=job.full, progress=progress)
+    return store.verify_base(job.name, path=job.path, full=job.full, progress=progress)
 
 
 def _keep_base(store: Store, job: ask.KeepBase, progress: Progress, _agree: Agree) -> BaseKept:
@@ -127,7 +151,7 @@ def _look_at(store: Store, job: ask.LookAt, progress: Progress, _agree: Agree) -
 
 
 JOBS: Final[dict[type, JobVerb]] = {
-    ask.Import: JobVerb(_import, ImportReport),
+    ask.Import: JobVerb(_import, ImportReport, plan=ImportPlan),
     ask.Restore: JobVerb(_restore, RestoreReport),
     ask.Merge: JobVerb(_merge, MergeReport),
     ask.Verify: JobVerb(_verify, VerifyReport, writes=False),
@@ -136,6 +160,7 @@ JOBS: Final[dict[type, JobVerb]] = {
     ask.Undo: JobVerb(_undo, UndoReport),
     ask.Purge: JobVerb(_purge, PurgeReport, plan=PurgeReport),
     ask.Gc: JobVerb(_gc, GcReport, plan=GcPlanned),
+    ask.Prune: JobVerb(_prune, PruneReport, plan=PrunePlan),
     ask.Fsck: JobVerb(_fsck, FsckReport, writes=False),
     ask.Optimize: JobVerb(_optimize, OptimizeReport),
     ask.AddBase: JobVerb(_add_base, BaseReport),
@@ -144,3 +169,8 @@ JOBS: Final[dict[type, JobVerb]] = {
     ask.LookAt: JobVerb(_look_at, TensorLook, writes=False),
 }
 """Every request that runs as a job."""
+
+
+def writes(job: ask.Job) -> bool:
+    """Whether a job changes the store or files; one that was asked to plan only does not."""
+    return JOBS[type(job)].writes and getattr(job, "apply", True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -31,11 +31,14 @@ Dialog Input, Dialog Select { margin: 0; }
 Dialog .fault { color: $text-error; height: auto; }
 """
 
+_ROOMY: Final = 4
+"""So many fields fit into a window of 24 lines with room around each."""
+
 
 class Dialog(ModalScreen[object | None]):
     """A window that Escape closes, with nothing done."""
 
-    CSS = _CSS
+    DEFAULT_CSS = _CSS
     BINDINGS: ClassVar = [Binding("escape", "close", "Close")]
 
     def action_close(self) -> None:
@@ -140,14 +143,13 @@ class Form(Dialog):
         check: what is wrong with the values; None where nothing is.
     """
 
-    CSS = (
-        _CSS
-        + """
+    DEFAULT_CSS = """
     Form .row { height: 3; }
+    Form.many .row { height: 1; margin: 0 0 1 0; }
+    Form.many .row Label { padding: 0; }
     Form .row Label { width: 16; padding: 1 0; }
     Form .row Input, Form .row Select { width: 1fr; }
     """
-    )
 
     def __init__(
         self,
@@ -157,7 +159,7 @@ class Form(Dialog):
         command: Callable[[dict[str, str]], str],
         check: Callable[[dict[str, str]], str | None] = lambda values: None,
     ) -> None:
-        super().__init__()
+        super().__init__(classes="many" if len(fields) > _ROOMY else "")
         self._title = title
         self._fields = fields
         self._command = command
@@ -168,14 +170,15 @@ class Form(Dialog):
         with Vertical():
             yield Label(Text(self._title), classes="title")
             with VerticalScroll():
+                compact = len(self._fields) > _ROOMY
                 for field in self._fields:
                     with Horizontal(classes="row"):
                         yield Label(field.label)
                         if field.choices:
                             choices = [(choice, choice) for choice in field.choices]
-                            yield Select(choices, value=field.value, allow_blank=False, id=field.key)
+                            yield Select(choices, value=field.value, allow_blank=False, id=field.key, compact=compact)
                         else:
-                            yield Input(field.value, placeholder=field.hint, id=field.key)
+                            yield Input(field.value, placeholder=field.hint, id=field.key, compact=compact)
             yield Static(id="fault", classes="fault")
             yield Static(id="command")
             with Horizontal(classes="buttons"):

@@ -1,0 +1,80 @@
+"""Collecting: what nothing needs any more, why, what that frees now and later; and pruning, which drops names."""
+
+from __future__ import annotations
+
+from ckptfmt.api.reclaiming import GcPlanned, GcReport
+from ckptfmt_tui.jobs import requests as jobs
+from ckptfmt_tui.models import plans_store as told
+from ckptfmt_tui.models.plans import Row, Said, Shown
+from ckptfmt_tui.screens.plan import PlanPage
+from ckptfmt_tui.screens.prune import prune
+from ckptfmt_tui.widgets.dialogs import Field, Form
+
+_MOST: float = 1e6
+
+
+class GcPage(PlanPage):
+    """The plan of a gc, made when the page is first shown."""
+
+    PAGE = "gc"
+    COLUMNS = told.GC_COLUMNS
+    STOPPED = "Stopped. Nothing that is needed is lost; the next gc goes on."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grace_hours = 24.0
+        self.history_days = 30.0
+
+    def request(self) -> jobs.Gc:
+        """See `PlanPage.request`."""
+        return jobs.Gc(self.grace_hours, self.history_days, apply=not self.ui.read_only)
+
+    def heading(self) -> str:
+        """See `PlanPage.heading`."""
+        return "gc: what nothing needs"
+
+    def shown(self, plan: GcPlanned) -> Shown:
+        """See `PlanPage.shown`."""
+        shown = told.gc_plan(plan, self.history_days)
+        ages = Said(f"grace {self.grace_hours:g} hours   keep history {self.history_days:g} days   o: change", "dim")
+        return Shown(shown.rows, (*shown.lines, ages), shown.question, shown.empty)
+
+    def outcome(self, result: GcReport) -> tuple[tuple[Said, ...], tuple[Row, ...]]:
+        """See `PlanPage.outcome`."""
+        return told.gc_result(result)
+
+    def action_ages(self) -> None:
+        """Change the grace, and how long history is kept; then plan anew."""
+        form = Form(
+            "What is young stays",
+            [
+                Field("grace", "Grace, hours", f"{self.grace_hours:g}", hint="what is younger stays"),
+                Field("history", "History, days", f"{self.history_days:g}", hint="dropped and superseded ones stay"),
+            ],
+            command=lambda values: self.ui.command_of(
+                jobs.Gc(_age(values["grace"]) or 0.0, _age(values["history"]) or 0.0)
+            ),
+            check=lambda values: (
+                "numbers, at least 0" if None in (_age(values["grace"]), _age(values["history"])) else None
+            ),
+        )
+        self.app.push_screen(form, self._changed)
+
+    def _changed(self, values: object) -> None:
+        if isinstance(values, dict):
+            grace, history = _age(values["grace"]), _age(values["history"])
+            if grace is not None and history is not None:
+                self.grace_hours, self.history_days = grace, history
+                self.make_plan()
+
+    def action_prune(self) -> None:
+        """Drop names by policy."""
+        prune(self.ui)
+
+
+def _age(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < _MOST else None

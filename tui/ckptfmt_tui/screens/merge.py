@@ -1,0 +1,344 @@
+"""Merging: what onto what, whether the base is what it was, where to, and what came of it."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from ckptfmt.api.recipes import RecipeReport
+from ckptfmt.problems import Problem
+from ckptfmt.wording import clean, duration, size
+from ckptfmt_tui.browsing import free_bytes, refused
+from ckptfmt_tui.jobs import requests as jobs
+from ckptfmt_tui.jobs.running import RunningJob
+from ckptfmt_tui.models.merging import COLUMNS, DTYPES, FORM_WORDS, FORMS, BaseState, Dtype, Form, merged, recipe_rows
+from ckptfmt_tui.models.merging import verified as base_verified
+from ckptfmt_tui.models.plans import Row, Said, problem_lines
+from ckptfmt_tui.reading import Answer, Listing, list_refs
+from ckptfmt_tui.screens.page import Page
+from ckptfmt_tui.screens.plan import STYLES, text_of
+from ckptfmt_tui.widgets.chooser import Chooser
+from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.path_picker import PathPicker
+from ckptfmt_tui.widgets.table import Cell, VirtualTable
+
+
+class MergePage(Page):
+    """The merge of one checkpoint."""
+
+    PAGE = "merge"
+    CSS: ClassVar[str] = """
+    MergePage #heading { height: 1; padding: 0 1; background: $boost; text-wrap: nowrap; text-overflow: ellipsis; }
+    MergePage #base { height: auto; max-height: 8; padding: 0 1; }
+    MergePage #recipe { height: 1fr; min-height: 4; }
+    MergePage #more { height: auto; max-height: 3; padding: 0 1; }
+    MergePage #options { height: auto; padding: 0 1; border-top: solid $panel; }
+    MergePage #outcome { height: auto; max-height: 8; padding: 0 1; background: $boost; display: none; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ref: str | None = None
+        self.out = ""
+        self.dtype: Dtype = None
+        self.form: Form = "hf"
+        self.recipe: RecipeReport | None = None
+        self.refusal: Problem | None = None
+        self.check: RunningJob | None = None
+        self.job: RunningJob | None = None
+
+    def body(self) -> ComposeResult:
+        """See `Page.body`."""
+        yield Static(id="heading")
+        yield VirtualTable(COLUMNS, _cell, empty="c chooses a checkpoint", id="recipe")
+        with VerticalScroll(id="more", can_focus=False):
+            yield Static(id="told")
+        with VerticalScroll(id="base", can_focus=False):
+            yield Static(id="state")
+        yield Static(id="options")
+        with VerticalScroll(id="outcome", can_focus=False):
+            yield Static(id="words")
+
+    def begin(self) -> None:
+        """Take over what was chosen."""
+        self.table.focus()
+        self._take_over()
+        self._draw()
+
+    def on_screen_resume(self) -> None:
+        """Take over what was chosen meanwhile."""
+        self._take_over()
+
+    @property
+    def table(self) -> VirtualTable[Row]:
+        """The recipe."""
+        return self.query_one("#recipe", VirtualTable)
+
+    @property
+    def request(self) -> jobs.Merge:
+        """What is merged with all that is chosen."""
+        return jobs.Merge(self.ref or "REF", self.out or "OUT", format=self.form, dtype=self.dtype)
+
+    def _take_over(self) -> None:
+        chosen, self.ui.chosen = self.ui.chosen, None
+        if chosen is not None and not self._runs:
+            self._choose(chosen)
+
+    @property
+    def _runs(self) -> bool:
+        return self.job is not None and not self.job.over
+
+    def _choose(self, ref: object) -> None:
+        if not isinstance(ref, str):
+            return
+        self.ref = ref
+        self.recipe, self.refusal, self.job = None, None, None
+        self._stop_check()
+        last = ref.rpartition("/")[2].replace("@", "-")
+        self.out = os.path.join(os.getcwd(), f"{last}-merged")
+        self._draw()
+        self.ask(lambda store: store.recipe(ref), lambda answer: self._found(ref, answer))
+
+    def store_changed(self) -> None:
+        """Another process changed the store: look at the recipe again."""
+        if self.ref is not None and not self._runs:
+            ref = self.ref
+            self.ask(lambda store: store.recipe(ref), lambda answer: self._found(ref, answer))
+
+    def _found(self, ref: str, answer: Answer[RecipeReport]) -> None:
+        if ref != self.ref:
+            return
+        before, self.recipe, self.refusal = self.recipe, answer.value, answer.problem
+        if self.recipe is not None and (before is None or before.base_root != self.recipe.base_root):
+            self._look_at_base(full=False)
+        self._draw()
+
+    def _look_at_base(self, *, full: bool) -> None:
+        recipe = self.recipe
+        if recipe is None or recipe.base_now is None or recipe.kept:
+            return
+        self._stop_check()
+        request = jobs.VerifyBase(recipe.base_now, full=full)
+        self.check = self.ui.start(request, f"look at base {recipe.base_now}", then=lambda job: self._checked())
+
+    def _stop_check(self) -> None:
+        if self.check is not None and not self.check.over:
+            self.check.stop()
+        self.check = None
+
+    def _checked(self) -> None:
+        if self.is_attached:
+            self._draw()
+
+    def jobs_changed(self) -> None:
+        """See `Page.jobs_changed`."""
+        super().jobs_changed()
+        self._draw_state()
+        self._draw_outcome()
+
+    @property
+    def base_state(self) -> BaseState:
+        """How the base stands."""
+        recipe, check = self.recipe, self.check
+        if self.refusal is not None:
+            return BaseState(stands=False, lines=problem_lines(self.refusal))
+        if recipe is None:
+            return BaseState(stands=False, lines=())
+        if recipe.kept:
+            said = f"base {recipe.base!r} lies in the store; each tensor is compared as it is read"
+            return BaseState(stands=True, lines=(Said(said, "good"),))
+        if recipe.base_now is None:
+            said = f"base {recipe.base!r} has no name any more; each tensor is compared as it is read"
+            return BaseState(stands=True, lines=(Said(said, "warn"),))
+        if check is None:
+            return BaseState(stands=False, lines=(Said("the base is not looked at yet", "dim"),))
+        if check.state == "done":
+            return base_verified(check.result)
+        if check.state == "stopped":
+            return BaseState(
+                stands=True, lines=(Said("not compared beforehand; each tensor is compared as it is read", "warn"),)
+            )
+        if check.problem is not None:
+            return BaseState(stands=False, lines=problem_lines(check.problem))
+        return BaseState(stands=False, lines=(Said(f"comparing base {recipe.base_now!r} with its record …", "dim"),))
+
+    def _draw(self) -> None:
+        self.table.show_rows(
+            recipe_rows(self.recipe) if self.recipe is not None else (),
+            cursor=self.table.cursor,
+            empty="c chooses a checkpoint"
+            if self.ref is None
+            else "it cannot be merged: see below"
+            if self.refusal is not None
+            else "reading …",
+        )
+        self.query_one("#heading", Static).update(self._heading())
+        self.query_one("#options", Static).update(self._options())
+        self._draw_state()
+        self._draw_outcome()
+        self.tell_command(self.ui.command_of(self.request))
+
+    def _heading(self) -> Text:
+        if self.ref is None:
+            return Text("merge: base and adapters, along the lineage, into one model", style="dim")
+        text = Text.assemble("merge ", (clean(self.ref), "bold"))
+        if self.recipe is not None:
+            text.append(f"   {len(self.recipe.steps)} onto {clean(self.recipe.base)}", style="dim")
+            if self.recipe.trained_on:
+                text.append(f"   trained on {clean(self.recipe.trained_on)}", style="yellow")
+        return text
+
+    def _draw_state(self) -> None:
+        lines = list(self.base_state.lines)
+        text = text_of(lines)
+        if self.check is not None and not self.check.over and self.recipe is not None:
+            text.append(f"\n{progress_words(self.check)}   x stops the comparison", style="cyan")
+        self.query_one("#state", Static).update(text)
+        self.query_one("#base").display = bool(lines)
+
+    def _options(self) -> Text:
+        is_done = self.job is not None and self.job.state == "done"
+        fault = refused(self.out, "new") if self.out and not is_done else None
+        text = Text()
+        text.append("into    ", style="dim")
+        text.append(clean(self.out) or "(o chooses)", style="bold" if fault is None else "bold red")
+        if fault is not None:
+            text.append(f"  {fault}: o chooses another", style="red")
+        text.append("\ndtype   ", style="dim")
+        text.append(self.dtype or "keep", style="bold")
+        text.append("  what the base is cast to before" if self.dtype else "  that of the base", style="dim")
+        text.append("\nformat  ", style="dim")
+        text.append(self.form, style="bold")
+        text.append(f"  {FORM_WORDS[self.form]}", style="dim")
+        if self.recipe is not None and self.out:
+            free = free_bytes(self.out)
+            if free is not None:
+                tight = free < self.recipe.base_bytes
+                text.append("\nspace   ", style="dim")
+                about = f"about {size(self.recipe.base_bytes)} are written, {size(free)} are free"
+                text.append(about, style="bold red" if tight else "")
+        return text
+
+    def _draw_outcome(self) -> None:
+        job = self.job
+        outcome = self.query_one("#outcome")
+        outcome.display = job is not None
+        if job is None:
+            return
+        text = Text()
+        if not job.over:
+            text.append("stopping, what it began is removed  " if job.state == "stopping" else "", style="yellow")
+            text.append(progress_words(job) or "planning …")
+            text.append(f"   {duration(job.seconds)} so far   x stops it", style="dim")
+        elif job.state == "done":
+            text = text_of(merged(job.result))
+        elif job.state == "stopped":
+            text = Text(f"Stopped: nothing appeared in {clean(self.out)}.", style="yellow")
+        elif job.problem is not None:
+            text = text_of(problem_lines(job.problem))
+        self.query_one("#words", Static).update(text)
+
+    @on(VirtualTable.Moved)
+    def _tell_more(self) -> None:
+        row = self.table.current
+        self.query_one("#told", Static).update(
+            Text("\n".join(clean(line) for line in row.more), style="dim") if row else ""
+        )
+        self.query_one("#more").display = row is not None
+
+    def action_choose(self) -> None:
+        """Choose a checkpoint."""
+        if not self._runs:
+            self.ask(list_refs, self._choosing)
+
+    def _choosing(self, answer: Answer[Listing]) -> None:
+        if answer.value is None:
+            if answer.problem is not None:
+                self.ui.tell_problem(answer.problem)
+            return
+        rows = [(row.ref, f"{row.layout}  {row.base or 'no base'}") for row in answer.value.rows]
+        self.app.push_screen(Chooser("Merge which checkpoint?", rows, self.ref), self._choose)
+
+    def action_into(self) -> None:
+        """Choose where to."""
+        if not self._runs:
+            self.app.push_screen(PathPicker("Merge into a new directory", self.out, "new"), self._into)
+
+    def _into(self, path: object) -> None:
+        if isinstance(path, str):
+            self.out, self.job = path, None
+            self._draw()
+
+    def action_dtype(self) -> None:
+        """The next dtype."""
+        if not self._runs:
+            self.dtype = DTYPES[(DTYPES.index(self.dtype) + 1) % len(DTYPES)]
+            self._draw()
+
+    def action_form(self) -> None:
+        """The next format."""
+        if not self._runs:
+            self.form = FORMS[(FORMS.index(self.form) + 1) % len(FORMS)]
+            self._draw()
+
+    def action_read_base(self) -> None:
+        """Read the base's files and compare them."""
+        if not self._runs:
+            self._look_at_base(full=True)
+            self._draw()
+
+    def action_merge(self) -> None:
+        """Merge, if nothing speaks against it."""
+        if self._runs or self.ui.read_only:
+            return
+        fault = self._fault()
+        if fault is not None:
+            self.app.notify(fault, severity="warning", timeout=8)
+            return
+        self.job = self.ui.start(self.request, f"merge {self.ref}", then=self._over)
+        self._draw()
+
+    def _fault(self) -> str | None:
+        """What speaks against beginning."""
+        if self.ref is None:
+            return "choose a checkpoint first: c"
+        if self.recipe is None:
+            return self.refusal.message if self.refusal is not None else "it is still read"
+        if self.check is not None and not self.check.over:
+            return "the base is being compared: wait, or stop that with x (a merge compares every tensor again)"
+        state = self.base_state
+        if not state.stands:
+            return "\n".join(line.text for line in state.lines) or "the base is not known"
+        fault = refused(self.out, "new")
+        return f"{self.out}: {fault}" if fault is not None else None
+
+    def _over(self, job: RunningJob) -> None:
+        if self.is_attached and self.app.screen is self:
+            self._draw()
+        elif job.state == "done":
+            self.app.notify(merged(job.result)[0].text, title=job.title, timeout=10)
+        elif job.problem is not None and job.state == "failed":
+            self.app.notify(job.problem.message, title=job.title, severity="error", timeout=10)
+
+    def action_stop(self) -> None:
+        """Stop the merge, or the comparison of the base."""
+        for job in (self.job, self.check):
+            if job is not None and not job.over:
+                job.stop()
+                break
+        self.jobs_changed()
+
+    def action_reload(self) -> None:
+        """Look again."""
+        if self.ref is not None and not self._runs:
+            self._choose(self.ref)
+
+
+def _cell(row: Row, column: object, room: int) -> Cell:
+    return Text(clean(row.cells.get(getattr(column, "key", ""), "")), style=STYLES[row.tone])
