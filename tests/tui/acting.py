@@ -102,4 +102,5 @@ def assert_sound(store: Path | str) -> None:
     """The store is whole: everything decodes, nothing is wrong with its structure, nothing waits to be published."""
     with Store.open(store) as opened:
         assert opened.verify().damaged == ()
-        assert opened.fsck(full=True).problems == ()
+        problems = opened.fsck(full=True).problems
+        assert problems == (), problems
