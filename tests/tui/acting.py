@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ckptfmt import Store
 from ckptfmt_tui.app import CkptfmtApp
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.screens.plan import PlanPage
@@ -16,19 +15,27 @@ from ckptfmt_tui.widgets.path_picker import PathPicker
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from ckptfmt import Store
 from tests.reclaim.making import Place
 from tests.tui.piloting import until
 
 
 async def pick(pilot: Pilot[Any], path: Path | str) -> None:
     """Type a path into the picker on top, and use it."""
-    await until(pilot, lambda: isinstance(pilot.app.screen, PathPicker))
-    picker = pilot.app.screen
-    assert isinstance(picker, PathPicker)
+    picker = await picker_on_top(pilot)
     picker.field.value = f"{path}/" if os.path.isdir(path) else str(path)
     await until(pilot, lambda: picker.table.current is not None and picker.table.current.path == str(path))
     await pilot.press("enter")
     await until(pilot, lambda: pilot.app.screen is not picker)
+
+
+async def picker_on_top(pilot: Pilot[Any]) -> PathPicker:
+    """The path picker, once it lists something."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, PathPicker) and pilot.app.screen.query("#help"))
+    picker = pilot.app.screen
+    assert isinstance(picker, PathPicker)
+    await until(pilot, lambda: picker.table.rows)
+    return picker
 
 
 async def answer(pilot: Pilot[Any], typed: str | None) -> str:
@@ -95,4 +102,5 @@ def assert_sound(store: Path | str) -> None:
     """The store is whole: everything decodes, nothing is wrong with its structure, nothing waits to be published."""
     with Store.open(store) as opened:
         assert opened.verify().damaged == ()
-        assert opened.fsck(full=True).problems == ()
+        problems = opened.fsck(full=True).problems
+        assert problems == (), problems

@@ -85,7 +85,7 @@ def test_from_a_directory_to_the_purge_with_the_same_figures(store: Path, quick:
         await over(pilot, lambda: purge)
         assert purge.result.freed_bytes == done.held_bytes
         assert held_bytes(tree) == 0
-        await until(pilot, lambda: shows(app, f"Freed", f"({done.held_bytes:,} bytes)"))
+        await until(pilot, lambda: shows(app, "Freed", f"({done.held_bytes:,} bytes)"))
 
     piloted(CkptfmtApp(str(store), page="cleanup"), act, (80, 24))
     with Store.open(store) as opened:

@@ -18,7 +18,9 @@ class GcPage(PlanPage):
 
     PAGE = "gc"
     COLUMNS = told.GC_COLUMNS
-    STOPPED = "Stopped. Nothing that is needed is lost; the next gc goes on."
+    STOPPED = (
+        "Stopped. Nothing that is needed is lost: what lies in the trash is read from there, and the next gc goes on."
+    )
 
     def __init__(self) -> None:
         super().__init__()
