@@ -11,7 +11,7 @@ from ckptfmt.format.manifest import Manifest, logical_bytes
 from ckptfmt.format.refs import BASES
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, all_bases, find_base, places_of
-from ckptfmt.store.refs import draft
+from ckptfmt.store.refs import Damaged, draft
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import (
     Keep,
@@ -53,9 +53,9 @@ def describe(store: Store, base: Base) -> BaseReport:
     )
 
 
-def listed(store: Store) -> list[BaseReport]:
-    """Every base."""
-    return [describe(store, base) for base in all_bases(store)]
+def listed(store: Store, damaged: Damaged | None = None) -> list[BaseReport]:
+    """Every base; `damaged` is told of those that cannot be read, as in `Refs.standing`."""
+    return [describe(store, base) for base in all_bases(store, damaged)]
 
 
 def verify(store: Store, name: str, path: str | None, *, full: bool, progress: Progress) -> BaseVerified:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from ckptfmt.api.results import BaseKept, BaseReport, BaseVerified, Bound, RefChanged
 from ckptfmt.progress import SILENT, Progress
+from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store as Engine
 
 if TYPE_CHECKING:
+    from ckptfmt.api.base_places import BaseLook
     from ckptfmt.transfer.bases import Keep
 
 
@@ -32,11 +34,20 @@ class StoreNames:
 
         return bases.add(self._engine, name, os.fspath(source), revision=revision, keep=keep, progress=progress)
 
-    def list_bases(self) -> list[BaseReport]:
-        """Every base, by name."""
+    def list_bases(self, *, damaged: Damaged | None = None) -> list[BaseReport]:
+        """Every base, by name; `damaged` as in `Store.list_refs`."""
         from ckptfmt.api import bases
 
-        return bases.listed(self._engine)
+        return bases.listed(self._engine, damaged)
+
+    def look_at_bases(self, *, damaged: Damaged | None = None) -> list[BaseLook]:
+        """Every base, by name, with the directories where it was seen and what is there now; reads no content.
+
+        `damaged` as in `Store.list_refs`.
+        """
+        from ckptfmt.api import base_places
+
+        return base_places.look_at_all(self._engine, damaged)
 
     def verify_base(
         self,
