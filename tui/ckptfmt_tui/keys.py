@@ -86,6 +86,20 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key("receipts", "P", "purge_due", "Purge due", "Plan to delete all whose hold is over.", writes=True),
     Key("store", "d,delete", "drop", "Drop", "Drop its name; nothing is freed before a gc.", writes=True),
+    Key("verify", "a", "verify", "Verify all", "Decode everything that is stored, and compare digests."),
+    Key("verify", "s", "some", "Verify some", "Decode the picked checkpoints, else those that fit the filter."),
+    Key("verify", "c", "view", "Checkpoints", "Change between what was found and the checkpoints to pick from."),
+    Key("verify", "space", "pick", "Pick", "Pick this checkpoint, or no longer."),
+    Key("verify", "f", "fsck(False)", "Fsck", "Look at the structure of the store; nothing is repaired."),
+    Key("verify", "F", "fsck(True)", "Fsck full", "The same, and read every stored byte."),
+    Key("verify", "x", "stop", "Stop", "Stop looking."),
+    Key("bases", "n", "add", "New", "Record a base, from a directory or a repository.", writes=True),
+    Key("bases", "v", "verify(False)", "Verify", "Compare its files with its record; at once if nothing changed."),
+    Key("bases", "V", "verify(True)", "Read", "The same, and read every file, changed or not."),
+    Key("bases", "p", "place", "Is here", "Say in which directory its files are now; compares them.", writes=True),
+    Key("bases", "c", "keep", "Copy in", "Copy its bytes into the store.", writes=True),
+    Key("bases", "d,delete", "drop", "Drop", "Drop its name; refused while a checkpoint needs it.", writes=True),
+    Key("bases", "x", "stop", "Stop", "Stop what runs for this base."),
 )
 
 
