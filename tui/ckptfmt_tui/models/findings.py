@@ -100,10 +100,9 @@ def verified(report: VerifyReport, seconds: float) -> Checked:
 
 def checked(report: FsckReport, seconds: float) -> Checked:
     """What a look at the structure found, the worst first."""
-    depth = "every stored byte" if report.full else "the structure"
     looked = (
         f"{count(report.refs, 'name')}, {count(report.documents, 'document')}, {count(report.shards, 'shard')}, "
-        f"{count(report.objects, 'stored object')}: looked at {depth} in {duration(seconds)}"
+        f"{count(report.objects, 'object')} in {duration(seconds)}"
     )
     findings = tuple(map(_problem, (*report.problems, *report.notes)))
     notes = count(len(report.notes), "note")
@@ -143,7 +142,7 @@ def _harmed(findings: Sequence[Finding]) -> str:
         return "harms nobody"
     counted = [count(len(harmed) - bases, "checkpoint")] if len(harmed) > bases else []
     counted += [count(bases, "base")] if bases else []
-    return f"{' and '.join(counted)} harmed: {some(harmed, 4)}"
+    return f"{' and '.join(counted)} harmed: {some(harmed, 2)}"
 
 
 def fitting(findings: Iterable[Finding], words: str) -> tuple[Finding, ...]:

@@ -128,11 +128,11 @@ class VerifyPage(Page):
         if job is not None and job.problem is not None:
             first, *more = job.problem.lines()
             return (Said(f"{job.title}: {first}", "bad"), *(Said(line, "warn") for line in more))
-        lines = list(self._checked.lines) if self._checked is not None else []
-        if job is not None:
-            lines.insert(0, Said(job.title, "bold"))
+        if job is not None and self._checked is not None:
+            first, *more = self._checked.lines
+            lines = [Said(f"{job.title}: {first.text}", first.tone), *more]
         else:
-            lines = [Said("Verify decodes what is stored and compares digests; fsck looks at the structure.", "dim")]
+            lines = [Said("Decode what is stored and compare digests, or look at its structure.", "dim")]
         if self.listing.damaged:
             lines.append(Said(f"{count(len(self.listing.damaged), 'name')} cannot be read", "bad"))
         return tuple(lines)
@@ -267,7 +267,7 @@ class VerifyPage(Page):
 
     def action_fsck(self, full: bool) -> None:  # noqa: FBT001 - an action's argument stands in the table of keys
         """Look at the structure."""
-        self._start(jobs.Fsck(full=full), "fsck, every stored byte" if full else "fsck")
+        self._start(jobs.Fsck(full=full), "fsck --full" if full else "fsck")
 
     def action_stop(self) -> None:
         """Stop the look."""
