@@ -126,13 +126,12 @@ class VerifyPage(Page):
         if job is not None and job.state == "stopped":
             return (Said(f"{job.title}: stopped; it had nothing to write", "warn"),)
         if job is not None and job.problem is not None:
-            first, *more = job.problem.lines()
-            return (Said(f"{job.title}: {first}", "bad"), *(Said(line, "warn") for line in more))
+            error, *hints = job.problem.lines()
+            return (Said(f"{job.title}: {error}", "bad"), *(Said(line, "warn") for line in hints))
+        lines = [Said("Decode what is stored and compare digests, or look at its structure.", "dim")]
         if job is not None and self._checked is not None:
             first, *more = self._checked.lines
             lines = [Said(f"{job.title}: {first.text}", first.tone), *more]
-        else:
-            lines = [Said("Decode what is stored and compare digests, or look at its structure.", "dim")]
         if self.listing.damaged:
             lines.append(Said(f"{count(len(self.listing.damaged), 'name')} cannot be read", "bad"))
         return tuple(lines)
