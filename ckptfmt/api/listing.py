@@ -28,7 +28,7 @@ from ckptfmt.api.shared import (
 from ckptfmt.errors import CkptfmtError, NotFound
 from ckptfmt.format.manifest import Manifest, logical_bytes, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
-from ckptfmt.store.bases import all_bases
+from ckptfmt.store.bases import all_bases, places_of
 from ckptfmt.store.catalog import Location
 from ckptfmt.store.graph import smallest
 from ckptfmt.store.refs import Damaged
@@ -39,8 +39,9 @@ from ckptfmt.store.usage import Used
 def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None) -> list[RefRow]:
     """Every ref that stands and fits a pattern: a shell pattern, or the beginning of names up to a '/'.
 
-    `damaged` is told of refs that cannot be read, as in `Refs.standing`.
+    `damaged` is told of refs and bases that cannot be read, once each, as in `Refs.standing`.
     """
+    damaged = _once(damaged)
     standing = standing_refs(store, damaged)
     usage = usage_of(store, standing, damaged)
     named: dict[str | None, int] = {}
@@ -78,6 +79,18 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
     return rows
 
 
+def _once(damaged: Damaged | None) -> Damaged | None:
+    """Tell of each name once only."""
+    told: set[str] = set()
+
+    def tell(name: str, error: CkptfmtError) -> None:
+        if damaged is not None and name not in told:
+            told.add(name)
+            damaged(name, error)
+
+    return tell if damaged is not None else None
+
+
 def _needs(
     store: Store, target: str, used: Used, known: dict[str, NeedsBase | None], damaged: Damaged | None
 ) -> NeedsBase | None:
@@ -89,11 +102,13 @@ def _needs(
     if summary.record not in known:
         try:
             known[summary.record] = needs_itself(store, summary.base, summary.record)
-        except CkptfmtError:
+        except CkptfmtError as error:
             if damaged is None:
                 raise
-            # The base's record cannot be read, which was told: its checkpoints are listed all the same.
-            known[summary.record] = NeedsBase(summary.base, summary.record, None)
+            # Objects are missing, whatever its record said.
+            damaged(BASES + summary.base, error)
+            places = places_of(store, summary.record)
+            known[summary.record] = NeedsBase(summary.base, summary.record, places[0] if places else None)
     return known[summary.record]
 
 

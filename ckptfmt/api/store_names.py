@@ -11,6 +11,7 @@ from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store as Engine
 
 if TYPE_CHECKING:
+    from ckptfmt.api.base_places import BaseLook
     from ckptfmt.format.refs import Generation
     from ckptfmt.transfer.bases import Keep
 
@@ -39,6 +40,15 @@ class StoreNames:
         from ckptfmt.api import bases
 
         return bases.listed(self._engine, damaged)
+
+    def look_at_bases(self, *, damaged: Damaged | None = None) -> list[BaseLook]:
+        """Every base, by name, with the directories where it was seen and what is there now; reads no content.
+
+        `damaged` as in `Store.list_refs`.
+        """
+        from ckptfmt.api import base_places
+
+        return base_places.look_at_all(self._engine, damaged)
 
     def verify_base(
         self,

@@ -40,6 +40,20 @@ def test_the_rest_is_listed_and_the_damaged_ones_are_named(damaged: Store) -> No
         damaged.list_refs()
 
 
+def test_a_damaged_base_record_hides_no_checkpoint_that_needs_it(store: Store, tmp_path: Path) -> None:
+    made = store.add_base("base", model(tmp_path / "base", 1))
+    store.import_checkpoint(model(tmp_path / "same", 1), "same", base="base")
+    assert store.list_refs()[0].needs_base is not None
+    spoil(Path(store.path) / "bases" / f"{made.record}.json")
+    told: list[str] = []
+    again = Store.open(store.path)
+    [row] = again.list_refs(damaged=lambda name, _: told.append(name))
+    assert told == ["bases/base"]
+    assert row.needs_base is not None and row.needs_base.last_seen == str(tmp_path / "base")
+    with pytest.raises(IntegrityError):
+        again.list_refs()
+
+
 def test_stats_count_the_rest(damaged: Store) -> None:
     told: list[str] = []
     assert damaged.stats(damaged=lambda name, _: told.append(name)).checkpoints == 1

@@ -173,4 +173,6 @@ JOBS: Final[dict[type, JobVerb]] = {
 
 def writes(job: ask.Job) -> bool:
     """Whether a job changes the store or files; one that was asked to plan only does not."""
+    if isinstance(job, ask.VerifyBase) and job.path is not None:
+        return True  # Where its files were found is recorded.
     return JOBS[type(job)].writes and getattr(job, "apply", True)

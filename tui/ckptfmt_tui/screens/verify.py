@@ -1,9 +1,11 @@
-"""Verifying: decoding and comparing what is stored, and looking at the store's structure. Nothing is repaired here."""
+"""Verifying: decode and compare what is stored, look at the store's structure, and see whom damage harms.
+
+Nothing is repaired here: the command line that repairs is shown, to be copied.
+"""
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from rich.text import Text
 from textual import on
@@ -11,164 +13,260 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from ckptfmt.wording import clean, duration
+from ckptfmt.api.results import RefRow
+from ckptfmt.wording import clean, count, size
 from ckptfmt_tui import commands
 from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.jobs.running import RunningJob
-from ckptfmt_tui.models import checks
-from ckptfmt_tui.models.checks import COLUMNS, Found
-from ckptfmt_tui.models.plans import Row, Said, problem_lines
+from ckptfmt_tui.models import findings as told
+from ckptfmt_tui.models import runs
+from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.findings import Checked, Finding
+from ckptfmt_tui.models.plans import Said
 from ckptfmt_tui.reading import Answer, Listing, list_refs
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.screens.plan import STYLES, text_of
-from ckptfmt_tui.widgets.dialogs import Field, Form
 from ckptfmt_tui.widgets.job_bar import progress_words
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
+_NOTHING: Final = "a verifies everything, f looks at the structure, c picks checkpoints"
+_STATES: Final = {"sound": "green", "damaged": "bold red", "unreadable": "bold red"}
+
 
 class VerifyPage(Page):
-    """What was looked at, and what is damaged."""
+    """What the last look found; or the checkpoints, to pick some from."""
 
     PAGE = "verify"
     CSS: ClassVar[str] = """
-    VerifyPage #state { height: auto; max-height: 6; padding: 0 1; background: $boost; }
-    VerifyPage #more { height: auto; max-height: 7; min-height: 3; padding: 0 1; border-top: solid $panel; }
+    VerifyPage #state { height: auto; max-height: 5; padding: 0 1; background: $boost; }
+    VerifyPage VirtualTable { height: 3fr; }
+    VerifyPage #more { height: 2fr; padding: 0 1; border-top: solid $panel; }
+    VerifyPage #more:focus { border-top: solid $primary; }
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.job: RunningJob | None = None
         self.listing = Listing((), ())
+        self.picked: frozenset[str] = frozenset()
+        self.states: dict[str, str] = {}
+        self._checked: Checked | None = None
+        self._is_picking = False
 
     def body(self) -> ComposeResult:
         """See `Page.body`."""
         yield Static(id="state")
-        yield VirtualTable(COLUMNS, _cell, empty="a verifies everything; f looks at the structure", id="found")
-        with VerticalScroll(id="more", can_focus=False):
+        yield VirtualTable(told.FOUND_COLUMNS, _found_cell, empty=_NOTHING, id="found")
+        yield VirtualTable(told.CHECKPOINT_COLUMNS, self._checkpoint_cell, empty="reading the store …", id="refs")
+        with VerticalScroll(id="more"):
             yield Static(id="told")
 
     def begin(self) -> None:
-        """Read which names cannot be read."""
-        self.table.focus()
-        self._draw()
+        """Read which checkpoints there are, and which names cannot be read."""
+        self._show_view()
         self.store_changed()
 
+    def on_screen_resume(self) -> None:
+        """A job may have ended while another page was shown."""
+        if self.query("#state"):
+            self._draw()
+
     @property
-    def table(self) -> VirtualTable[Row]:
+    def table(self) -> VirtualTable[Finding]:
         """What was found."""
         return self.query_one("#found", VirtualTable)
+
+    @property
+    def checkpoints(self) -> VirtualTable[RefRow]:
+        """The checkpoints."""
+        return self.query_one("#refs", VirtualTable)
+
+    def focus_list(self) -> None:
+        """See `Page.focus_list`."""
+        (self.checkpoints if self._is_picking else self.table).focus()
+
+    def leave(self) -> None:
+        """See `Page.leave`; from the details, and from the checkpoints, back to what was found."""
+        if self.query_one("#more").has_focus:
+            self.focus_list()
+        elif self._is_picking:
+            self.action_view()
+        else:
+            super().leave()
 
     def store_changed(self) -> None:
         """See `Page.store_changed`."""
         self.ask(list_refs, self._listed)
 
     def _listed(self, answer: Answer[Listing]) -> None:
-        if answer.value is not None:
-            self.listing = answer.value
-        elif answer.problem is not None:
-            self.ui.tell_problem(answer.problem)
+        if answer.value is None:
+            if answer.problem is not None:
+                self.ui.tell_problem(answer.problem)
+            return
+        before = {row.ref: row.manifest for row in self.listing.rows}
+        self.listing = answer.value
+        now = {row.ref: row.manifest for row in self.listing.rows}
+        self.picked &= now.keys()
+        self.states = {ref: state for ref, state in self.states.items() if before.get(ref) == now.get(ref)}
         self._draw()
 
     @property
-    def found(self) -> Found:
-        """What the last look came to."""
+    def findings(self) -> tuple[Finding, ...]:
+        """Names that cannot be read, and what the last look found."""
+        found = self._checked.findings if self._checked is not None else ()
+        known = {name for finding in found for name in finding.harms}
+        unread = [each for each in told.unreadable(self.listing.damaged, self.listing.rows) if each.what not in known]
+        return (*unread, *found)
+
+    def _lines(self) -> tuple[Said, ...]:
         job = self.job
-        if job is None:
-            lines = [Said("Verify decodes what is stored and compares digests; fscf looks at the structure.", "dim")]
-            if self.listing.damaged:
-                lines.append(Said(f"{len(self.listing.damaged)} names cannot be read", "bad"))
-            return Found(tuple(lines))
-        if job.state == "done":
-            made = checks.checked(job.result) if isinstance(job.request, jobs.Fsck) else checks.verified(job.result)
-            head = Said(f"{job.title}, in {duration(job.seconds)}", "dim")
-            return Found((*made.lines, head), made.rows, made.repair)
-        if job.state == "stopped":
-            return Found((Said(f"{job.title}: stopped; nothing is written by it", "warn"),))
-        if job.problem is not None:
-            return Found(problem_lines(job.problem))
-        return Found((Said(f"{job.title}   x stops it", "bold"), Said(progress_words(job) or "beginning …")))
+        if job is not None and not job.over:
+            words = "stopping …" if job.state == "stopping" else progress_words(job) or "beginning …"
+            return Said(f"{job.title}: x stops it", "bold"), Said(words)
+        if job is not None and job.state == "stopped":
+            return (Said(f"{job.title}: stopped; it had nothing to write", "warn"),)
+        if job is not None and job.problem is not None:
+            error, *hints = job.problem.lines()
+            return (Said(f"{job.title}: {error}", "bad"), *(Said(line, "warn") for line in hints))
+        lines = [Said("Decode what is stored and compare digests, or look at its structure.", "dim")]
+        if job is not None and self._checked is not None:
+            first, *more = self._checked.lines
+            lines = [Said(f"{job.title}: {first.text}", first.tone), *more]
+        if self.listing.damaged:
+            lines.append(Said(f"{count(len(self.listing.damaged), 'name')} cannot be read", "bad"))
+        return tuple(lines)
 
     def jobs_changed(self) -> None:
         """See `Page.jobs_changed`."""
         super().jobs_changed()
         if self.job is not None and not self.job.over:
-            self.query_one("#state", Static).update(text_of(self.found.lines))
+            self.query_one("#state", Static).update(text_of(self._lines()))
 
     def _draw(self) -> None:
-        found = self.found
-        lines = list(found.lines)
-        if found.repair:
-            lines.append(Said("to repair what can be known for sure: the command line below; Ctrl+Y copies it", "warn"))
-        self.query_one("#state", Static).update(text_of(lines))
-        rows = (*checks.unreadable(self.listing.damaged), *found.rows)
-        words = self.filter_words.lower().split()
-        rows = tuple(row for row in rows if all(word in " ".join(row.cells.values()).lower() for word in words))
-        sound = self.job is not None and self.job.state == "done"
-        empty = "nothing is damaged" if sound else "a verifies everything; f looks at the structure"
-        self.table.show_rows(rows, cursor=self.table.cursor, empty=empty)
-        if found.repair:
-            self.tell_command(commands.line(self.ui.store_path, found.repair))
-        else:
-            self.tell_command(self.ui.command_of(self.job.request if self.job is not None else jobs.Verify()))
+        self.query_one("#state", Static).update(text_of(self._lines()))
+        words = self.filter_words
+        found = told.fitting(self.findings, words)
+        is_sound = self.job is not None and self.job.state == "done"
+        empty = "nothing fits the filter" if self.findings else "nothing is damaged" if is_sound else _NOTHING
+        self.table.show_rows(found, cursor=self.table.cursor, empty=empty)
+        rows = runs.fitting(self.listing.rows, [runs.text_of(row) for row in self.listing.rows], words)
+        empty = "nothing fits the filter" if self.listing.rows else "no checkpoints that can be read"
+        self.checkpoints.show_rows(rows, cursor=self.checkpoints.cursor, empty=empty)
+
+    def _show_view(self) -> None:
+        self.table.display = not self._is_picking
+        self.checkpoints.display = self._is_picking
+        self.focus_list()
+        self._draw()
 
     def filtered(self, words: str) -> None:
         """See `Page.filtered`."""
         self._draw()
 
+    def _checkpoint_cell(self, row: RefRow, column: Column, room: int) -> Cell:
+        if column.key == "name":
+            is_picked = row.ref in self.picked
+            mark = ("[x] ", "green") if is_picked else ("[ ] ", "dim")
+            return Text.assemble(mark, clean(row.ref))
+        if column.key == "state":
+            state = self.states.get(row.ref, "")
+            return Text(state, style=_STATES.get(state, ""))
+        return size(row.logical_bytes) if column.key == "logical" else row.base or ""
+
     @on(VirtualTable.Moved)
-    def _tell_more(self) -> None:
-        row = self.table.current
-        self.query_one("#told", Static).update(Text("\n".join(clean(line) for line in row.more)) if row else "")
+    def _moved(self) -> None:
+        if self._is_picking:
+            refs = self._wanted()
+            self.query_one("#told", Static).update(Text(_picked_words(refs, self.picked)))
+            self.tell_command(self.ui.command_of(jobs.Verify(refs or ("REF",))))
+            return
+        finding = self.table.current
+        self.query_one("#told", Static).update(text_of(finding.details()) if finding else "")
+        if finding is None:
+            self.tell_command(self.ui.command_of(self.job.request if self.job is not None else jobs.Verify()))
+        else:
+            words = told.command_of_hint(finding.hint) or told.REPAIR
+            self.tell_command(commands.line(self.ui.store_path, words))
+
+    @on(VirtualTable.Picked, "#found")
+    def _to_details(self) -> None:
+        self.query_one("#more").focus()
+
+    @on(VirtualTable.Picked, "#refs")
+    def _picked(self) -> None:
+        self.action_pick()
+
+    def action_pick(self) -> None:
+        """Pick the checkpoint under the cursor, or no longer."""
+        row = self.checkpoints.current
+        if not self._is_picking:
+            self.action_view()
+        elif row is not None:
+            self.picked ^= {row.ref}
+            self.checkpoints.redraw()
+            self._moved()
+
+    def action_view(self) -> None:
+        """Change between what was found and the checkpoints."""
+        self._is_picking = not self._is_picking
+        self._show_view()
+
+    def _wanted(self) -> tuple[str, ...]:
+        """Checkpoints that `s` verifies: the picked ones, else those that fit the filter, else that at the cursor."""
+        if self.picked:
+            return tuple(row.ref for row in self.listing.rows if row.ref in self.picked)
+        if self.filter_words.strip():
+            return tuple(row.ref for row in self.checkpoints.rows)
+        row = self.checkpoints.current
+        return (row.ref,) if row is not None else ()
 
     def _start(self, request: jobs.Job, title: str) -> None:
         if self.job is not None and not self.job.over:
             self.app.notify("one look at a time: x stops the one that runs", severity="warning", timeout=5)
             return
+        self._checked = None
+        self._is_picking = False
         self.job = self.ui.start(request, title, then=self._over)
-        self._draw()
+        self._show_view()
+        self.tell_command(self.ui.command_of(request))
 
     def _over(self, job: RunningJob) -> None:
-        if self.is_attached and job is self.job:
-            self._draw()
+        if job is not self.job or not self.is_attached:
+            return
+        if job.state == "done":
+            if isinstance(job.request, jobs.Fsck):
+                self._checked = told.checked(job.result, job.seconds)
+            else:
+                refs = job.request.refs if isinstance(job.request, jobs.Verify) else ()
+                names = refs or tuple(row.ref for row in self.listing.rows)
+                self.states = told.states_after(self.states, names, job.result)
+                self._checked = told.verified(job.result, job.seconds)
+        self._draw()
         if self.app.screen is not self and job.state != "stopped":
-            said = self.found.lines[0]
-            bad = said.tone == "bad"
-            self.app.notify(said.text, title=job.title, severity="error" if bad else "information", timeout=10)
+            line = self._lines()[0] if self._checked is None else self._checked.lines[0]
+            is_bad = line.tone == "bad"
+            self.app.notify(
+                clean(line.text), title=job.title, severity="error" if is_bad else "information", timeout=10
+            )
 
     def action_verify(self) -> None:
-        """Verify everything."""
+        """Decode everything."""
         self._start(jobs.Verify(), "verify everything")
 
     def action_some(self) -> None:
-        """Verify some checkpoints."""
-        form = Form(
-            "Verify which checkpoints?",
-            [Field("names", "Names", hint="runs/exp1  sweep/*: patterns, or the beginning of names")],
-            command=lambda values: self.ui.command_of(jobs.Verify(self._fitting(values["names"]) or ("REF",))),
-            check=lambda values: None if self._fitting(values["names"]) else "no checkpoint fits",
-        )
-        self.app.push_screen(form, self._verify_some)
-
-    def _fitting(self, words: str) -> tuple[str, ...]:
-        names = [row.ref for row in self.listing.rows] + [name for name, _ in self.listing.damaged]
-        patterns = words.split()
-        return tuple(
-            name
-            for name in names
-            if any(
-                fnmatchcase(name, pattern) or name == pattern or name.startswith(f"{pattern.rstrip('/')}/")
-                for pattern in patterns
-            )
-        )
-
-    def _verify_some(self, values: object) -> None:
-        if isinstance(values, dict):
-            refs = self._fitting(values["names"])
-            self._start(jobs.Verify(refs), f"verify {values['names'].strip()} ({len(refs)})")
+        """Decode the picked checkpoints; first show them, where nothing was chosen yet."""
+        if not self._is_picking and not self.picked and not self.filter_words.strip():
+            self.action_view()
+            return
+        refs = self._wanted()
+        if refs:
+            self._start(jobs.Verify(refs), f"verify {refs[0]}" if len(refs) == 1 else f"verify {len(refs)} checkpoints")
+        else:
+            self.app.notify("no checkpoint that can be read fits", severity="warning", timeout=5)
 
     def action_fsck(self, full: bool) -> None:  # noqa: FBT001 - an action's argument stands in the table of keys
         """Look at the structure."""
-        self._start(jobs.Fsck(full), "fsck, every stored byte" if full else "fsck")
+        self._start(jobs.Fsck(full=full), "fsck --full" if full else "fsck")
 
     def action_stop(self) -> None:
         """Stop the look."""
@@ -177,5 +275,11 @@ class VerifyPage(Page):
             self.jobs_changed()
 
 
-def _cell(row: Row, column: object, room: int) -> Cell:
-    return Text(clean(row.cells.get(getattr(column, "key", ""), "")), style=STYLES[row.tone])
+def _picked_words(refs: tuple[str, ...], picked: frozenset[str]) -> str:
+    how = "picked" if picked else "under the cursor" if len(refs) == 1 else "fitting the filter"
+    shown = "\n".join(clean(ref) for ref in refs[:50])
+    return f"s verifies {count(len(refs), 'checkpoint')} ({how}):\n{shown}" if refs else ""
+
+
+def _found_cell(finding: Finding, column: Column, room: int) -> Cell:
+    return Text(clean(finding.cells()[column.key]), style=STYLES[finding.tone])
