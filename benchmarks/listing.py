@@ -23,7 +23,6 @@ _TENSORS = 500
 _OWN = 50
 _OBJECT_BYTES = 64
 _WARM_AIM_SECONDS = 0.5
-_HEADER_BYTES = 4096
 
 
 def measure(place: Workplace) -> list[Figure]:
@@ -93,16 +92,14 @@ class _Objects:
 
 
 def _write_checkpoint(store: Path, name: str, number: int, digests: list[str]) -> None:
-    extents = tuple(
-        Extent(_HEADER_BYTES + index * _OBJECT_BYTES, _OBJECT_BYTES, digest) for index, digest in enumerate(digests)
-    )
+    extents = tuple(Extent(index * _OBJECT_BYTES, _OBJECT_BYTES, digest) for index, digest in enumerate(digests))
     tensors = tuple(
         Tensor(f"model.layers.{index:03}.weight", "model", "BF16", (_OBJECT_BYTES // 2,), 0, index)
         for index in range(len(digests))
     )
     file = File(
         path="model.safetensors",
-        size=_HEADER_BYTES + len(digests) * _OBJECT_BYTES,
+        size=len(digests) * _OBJECT_BYTES,
         sha256="0" * 64,
         container="safetensors",
         extents=extents,

@@ -37,6 +37,9 @@ from ckptfmt.store.store import Store as Engine
 from ckptfmt.store.store import init_store, open_store
 
 if TYPE_CHECKING:
+    from ckptfmt.api.contents import Contents, Kept
+    from ckptfmt.api.results_tensor import TensorLook
+    from ckptfmt.api.sharing import Sharing
     from ckptfmt.convert.checkpoint import Checkpoint
 
 
@@ -172,6 +175,30 @@ class Store(StoreDiff, StoreNames, StoreUpkeep):
         from ckptfmt.api import listing
 
         return listing.log(self._engine, name)
+
+    def contents(self, name: str) -> Contents:
+        """What a checkpoint holds, as quickly as it can be read: its manifest, and what its name says."""
+        from ckptfmt.api import contents
+
+        return contents.contents(self._engine, name)
+
+    def kept(self, held: Contents) -> Kept:
+        """How a checkpoint is stored: sizes, and the encoding of each tensor."""
+        from ckptfmt.api import contents
+
+        return contents.kept(self._engine, held)
+
+    def sharing(self, name: str, *, seconds: float = 0.5) -> Sharing:
+        """With which other refs a checkpoint shares stored bytes; looks no longer than `seconds`."""
+        from ckptfmt.api import sharing
+
+        return sharing.sharing(self._engine, name, seconds=seconds)
+
+    def look_at(self, name: str, tensor: int, *, progress: Progress = SILENT) -> TensorLook:
+        """One tensor, by its place in the manifest: figures of its elements, and where its bytes live."""
+        from ckptfmt.api import tensors
+
+        return tensors.look_at(self._engine, name, tensor, progress=progress)
 
     def stats(self, *, damaged: Damaged | None = None) -> Stats:
         """The store as a whole; `damaged` as in `list_refs`."""

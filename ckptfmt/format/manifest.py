@@ -30,7 +30,7 @@ MANIFEST_TAG: Final = "ckptfmt/manifest"
 BASE_TAG: Final = "ckptfmt/base"
 
 
-class Extent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Extent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A contiguous run of a weight file: `length` bytes at byte `offset`, held by object `digest`."""
 
     offset: int
@@ -63,7 +63,7 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: str
 
 
-class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A tensor and where its bytes lie.
 
     `name` is the name in its role's own terms (a model tensor without wrapper prefixes); `key` is the name inside
@@ -102,7 +102,7 @@ class Adapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     revision_hint: str | None = None
 
 
-class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One tensor of a base, by name and digest."""
 
     name: str

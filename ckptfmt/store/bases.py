@@ -147,6 +147,11 @@ class BaseFiles:
         """See `OutsideObjects.length`."""
         return self._index[digest][2]
 
+    def place(self, digest: str) -> tuple[str, int]:
+        """The file that an object is recorded to lie in, relative to the base's directory, and its byte offset."""
+        file, begin, _ = self._index[digest]
+        return file.path, begin
+
     def read(self, digest: str, offset: int, length: int) -> bytes:
         """See `OutsideObjects.read`.
 

@@ -59,6 +59,12 @@ class Location:
     stored: Stored
 
 
+class _Encoding(msgspec.Struct):
+    """What `Catalog.encodings` reads of a `Stored`."""
+
+    encoding: str
+
+
 def catalog_path(store_id: str, document_path: str) -> str | None:
     """The catalog file of the store whose `store.json` lies at `document_path`; None where there is no place for it."""
     directory = cache_directory()
@@ -248,6 +254,25 @@ class Catalog:
                     part,
                 )
                 found.update((digest.hex(), size) for digest, size in rows)
+            return found
+
+        return self._do(work)
+
+    def encodings(self, digests: Iterable[str]) -> dict[str, tuple[str, int]]:
+        """Encoding of the smallest copy of each known object, and the bytes that it takes."""
+        wanted = [bytes.fromhex(digest) for digest in digests]
+        decoder = msgspec.json.Decoder(_Encoding)
+
+        def work(connection: sqlite3.Connection) -> dict[str, tuple[str, int]]:
+            found: dict[str, tuple[str, int]] = {}
+            for part in _parts(wanted):
+                # Of a row with an aggregate min(), SQLite gives the other columns of the row that has it.
+                rows = connection.execute(
+                    "SELECT digest, stored, min(stored_bytes) FROM objects "  # noqa: S608
+                    f"WHERE digest IN ({_marks(part)}) GROUP BY digest",
+                    part,
+                )
+                found.update((digest.hex(), (decoder.decode(stored).encoding, size)) for digest, stored, size in rows)
             return found
 
         return self._do(work)
