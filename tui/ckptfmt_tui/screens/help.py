@@ -28,6 +28,10 @@ _NAMES = {
     "space": "Space",
     "delete": "Del",
     "tab": "Tab",
+    "plus": "+",
+    "minus": "-",
+    "tilde": "~",
+    "equals_sign": "=",
 }
 
 
