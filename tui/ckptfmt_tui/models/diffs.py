@@ -26,7 +26,6 @@ from ckptfmt_tui.models.heat import Grid, Heat
 Kind = Literal["added", "removed", "changed", "same"]
 KINDS: Final[tuple[Kind, ...]] = ("added", "removed", "changed", "same")
 MARKS: Final[dict[Kind, str]] = {"added": "+", "removed": "-", "changed": "~", "same": "="}
-_NONE: Final = -math.inf
 _UPDATE: Final = "update of "
 
 TENSOR_COLUMNS: Final = (
@@ -229,7 +228,7 @@ def chosen(
         words: every one of them stands in the name.
         cell: of the heat map: only what it stands for.
         order: key of a column: the largest first, `name` by name; with `-` before it the other way round; empty: as
-            they come.
+            they come. By `change`, weights and updates stand before optimizer states.
     """
     wanted = words.lower().split()
     kept = [
@@ -247,12 +246,14 @@ def chosen(
     return tuple(kept)
 
 
-def _by(key: str, *, backwards: bool) -> Callable[[Row], tuple[int, float]]:
-    def rank(row: Row) -> tuple[int, float]:
+def _by(key: str, *, backwards: bool) -> Callable[[Row], tuple[bool, int, float]]:
+    def rank(row: Row) -> tuple[bool, int, float]:
+        # An optimizer's moments change by more than any weight does, and are less asked for.
+        state = key == "change" and row.of is None
         found = row.ranks.get(key)
         if found is None:
-            return (2 if row.kind == "same" else 1), 0.0
-        return 0, found if backwards else -found
+            return state, 2 if row.kind == "same" else 1, 0.0
+        return state, 0, found if backwards else -found
 
     return rank
 

@@ -69,7 +69,8 @@ class DiffPage(Page):
     DiffPage #found { height: 1fr; display: none; }
     DiffPage #map { height: 1fr; }
     DiffPage #legend { height: 1; padding: 0 1; color: $text-muted; background: $surface; }
-    DiffPage #more { height: auto; max-height: 4; padding: 0 1; background: $boost; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
+    DiffPage #more { height: auto; max-height: 4; padding: 0 1; background: $boost; color: $text-muted; }
+    DiffPage #more { text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     def __init__(self) -> None:
@@ -287,7 +288,7 @@ class DiffPage(Page):
         if self._view == "heat":
             other = " (h shows the other one)" if len(self._grids) > 1 else ""
             title = "relative change by layer and module" if self._of == "model" else "what the adapters add, compared"
-            kinds.show_switches([Switch("other", "h", title, on=True, tail=other)])
+            kinds.show_switches([Switch("other", "", title, on=True, tail=other, marked=False)])
             return
         found = diffs.counts(self._all[self._view])
         words = [

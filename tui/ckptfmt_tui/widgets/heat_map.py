@@ -209,7 +209,7 @@ class HeatMap(ScrollView, can_focus=True):
             told = _OUTSIDE if self._rule and line == len(self._grid.rows) else ""
             if self._grid.below and line == self._line_of(self.lines_of_cells):
                 told = f"{_OUTSIDE}, the same: {clean(self._grid.below)}"[:width]
-            return self._strip(Text(told, self.get_component_rich_style("heat--same", partial=True)), width, base)
+            return self._strip(Text(told, self.get_component_rich_style("heat--same")), width, base)
         return self._strip(self._row(row), width, base)
 
     def _header(self) -> Text:
@@ -235,7 +235,7 @@ class HeatMap(ScrollView, can_focus=True):
         if heat is None:
             text = " " * width
         elif heat.value is None or self._heat_scale is None or heat.value <= 0:
-            text, style = (heat.told or _SAME).center(width), self.get_component_rich_style("heat--same", partial=True)
+            text, style = (heat.told or _SAME).center(width), self.get_component_rich_style("heat--same")
         else:
             position = self._heat_scale.at(heat.value)
             told = heat.told if len(heat.told) <= width else ""
@@ -246,8 +246,9 @@ class HeatMap(ScrollView, can_focus=True):
                 style = Style(color=Color.from_rgb(*ink(paper)), bgcolor=Color.from_rgb(*paper))
                 text = f"{told} ".rjust(width) if len(told) < width else told
         if under:
+            inner = heat.told[: width - 2] if heat is not None else ""
             style += self.get_component_rich_style("heat--cursor", partial=True)
-            text = f"[{text.strip()[: width - 2].rjust(width - 2)}]"
+            text = f"[{inner.rjust(width - 2)}]"
         return Text(text, style)
 
     def _strip(self, line: Text, width: int, style: Style) -> Strip:

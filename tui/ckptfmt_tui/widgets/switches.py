@@ -22,6 +22,7 @@ class Switch:
         label: what stands there.
         on: whether it is chosen, or switched on.
         tail: dim words after it.
+        marked: whether a mark and its key stand before it.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Switch:
     label: str
     on: bool
     tail: str = ""
+    marked: bool = True
 
 
 class Switches(Static):
@@ -72,8 +74,9 @@ class Switches(Static):
                 if switch.tail:
                     line.append(f"{switch.tail} ", "reverse" if switch.on else "dim")
             else:
-                line.append("● " if switch.on else "○ ", "green" if switch.on else "dim")
-                line.append(f"{switch.key} ", "bold" if switch.on else "dim")
+                if switch.marked:
+                    line.append("● " if switch.on else "○ ", "green" if switch.on else "dim")
+                    line.append(f"{switch.key} ", "bold" if switch.on else "dim")
                 line.append(switch.label, "" if switch.on else "dim")
                 if switch.tail:
                     line.append(f" {switch.tail}", "dim")
