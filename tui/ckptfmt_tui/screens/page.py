@@ -127,7 +127,8 @@ class Page(Screen[None]):
         """Show the filter and write into it."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        # At once: `focus()` would come behind keys that were typed quickly, and these would go to what is listed.
+        self.set_focus(field)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter as it is typed."""
