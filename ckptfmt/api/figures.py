@@ -255,14 +255,18 @@ def values_of(dtype: str) -> Array:
 
 
 def _native(dtype: str) -> Array:
+    values: Array
     if dtype == "BOOL":
-        return (np.arange(256) != 0).astype(np.float64)
+        values = (np.arange(256) != 0).astype(np.float64)
+        return values
     width = BITS[dtype] // 8
-    return np.arange(1 << (8 * width), dtype=f"<u{width}").view(_NATIVE[dtype]).astype(np.float64)
+    values = np.arange(1 << (8 * width), dtype=f"<u{width}").view(_NATIVE[dtype]).astype(np.float64)
+    return values
 
 
 def _bf16(_dtype: str) -> Array:
-    return (np.arange(1 << 16, dtype="<u4") << 16).view("<f4").astype(np.float64)
+    values: Array = (np.arange(1 << 16, dtype="<u4") << 16).view("<f4").astype(np.float64)
+    return values
 
 
 def _small_float(exponent: int, mantissa: int, bias: int) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from ckptfmt.api.results import Bound, RefChanged
+from ckptfmt.api.shared import standing_refs
 from ckptfmt.errors import Conflict, FormatError, IncompleteStore, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
@@ -99,6 +100,25 @@ def rollback(store: Store, name: str) -> RefChanged:
         _still_there(store, old)
         draft = structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))
         return _changed(store.refs.swap(newest, draft))
+
+
+def dropped(store: Store) -> list[Generation]:
+    """Of each name that was dropped the last generation that stood, the last dropped first.
+
+    Names that were given away by a rename are left out, and what cannot be read.
+    """
+    standing = {item.name for item in standing_refs(store, lambda name, error: None)}
+    found: list[tuple[str, Generation]] = []
+    for name, _ in store.refs.names():
+        if name in standing or name.startswith(BASES):
+            continue
+        history = list(store.refs.readable(name))
+        if not history or history[0].target is not None or history[0].verb == "rename":
+            continue
+        last = next((item for item in history if item.target is not None), None)
+        if last is not None:
+            found.append((history[0].time, last))
+    return [last for _, last in sorted(found, key=lambda each: each[0], reverse=True)]
 
 
 def bind_ref(store: Store, ref: str, base: str) -> Bound:

@@ -38,6 +38,7 @@ from ckptfmt.store.store import init_store, open_store
 
 if TYPE_CHECKING:
     from ckptfmt.api.contents import Contents, Kept
+    from ckptfmt.api.overview import Overview
     from ckptfmt.api.results_tensor import TensorLook
     from ckptfmt.api.sharing import Sharing
     from ckptfmt.convert.checkpoint import Checkpoint
@@ -175,6 +176,12 @@ class Store(StoreDiff, StoreNames, StoreUpkeep):
         from ckptfmt.api import listing
 
         return listing.log(self._engine, name)
+
+    def overview(self) -> Overview:
+        """The whole of the store at a glance; what cannot be read is left out."""
+        from ckptfmt.api import overview
+
+        return overview.overview(self._engine)
 
     def contents(self, name: str) -> Contents:
         """What a checkpoint holds, as quickly as it can be read: its manifest, and what its name says."""

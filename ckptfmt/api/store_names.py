@@ -10,6 +10,7 @@ from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.store import Store as Engine
 
 if TYPE_CHECKING:
+    from ckptfmt.format.refs import Generation
     from ckptfmt.transfer.bases import Keep
 
 
@@ -98,3 +99,9 @@ class StoreNames:
         from ckptfmt.api import naming
 
         return naming.rollback(self._engine, name)
+
+    def dropped(self) -> list[Generation]:
+        """Names of checkpoints that were dropped: of each the last generation that stood, the last dropped first."""
+        from ckptfmt.api import naming
+
+        return naming.dropped(self._engine)

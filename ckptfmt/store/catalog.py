@@ -106,6 +106,10 @@ class Catalog:
 
         return self._do(whole)
 
+    def look(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Read with queries of one's own, once more where the file has to be given up."""
+        return self._do(work)
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Let other threads wait: what is done within seems one step to them."""

@@ -44,7 +44,7 @@ def piloted(
     """Run an application without a terminal, and act in it."""
 
     async def go() -> None:
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             await act(app, pilot)
 
     run(go())

@@ -158,7 +158,7 @@ class CkptfmtApp(App[int]):
                 if key.page in (screen.PAGE, "everywhere") and not (self.read_only and key.writes):
                     yield SystemCommand(key.label, key.help, self._runs(screen, key.action))
         for page, title in PAGES.items():
-            yield SystemCommand(f"Page {title}", f"Go to {title}", self._runs(screen, f"page('{page}')"))
+            yield SystemCommand(f"Page {title}", f"Go to {title}", self._runs(screen, f"app.page('{page}')"))
 
     def _runs(self, screen: Screen[Any], action: str) -> Callable[[], Any]:
         return lambda: self.call_later(screen.run_action, action)
@@ -242,8 +242,8 @@ class CkptfmtApp(App[int]):
         before, self._seen = self._seen, seen
         if before is None or before == seen:
             return
-        for page in self._pages.values():
-            if page.is_attached:
+        for page in {*self._pages.values(), *self.screen_stack}:
+            if isinstance(page, Page) and page.is_attached:
                 page.store_changed()
 
     async def on_unmount(self) -> None:

@@ -64,16 +64,18 @@ class Reader:
             store.close()
 
     def stamp(self) -> tuple[tuple[str, int], ...]:
-        """Something cheap that changes whenever a ref does: the directories of refs and when they last changed."""
-        top = os.path.join(self.path, "refs")
+        """Something cheap that changes whenever a ref or a shard does: their directories, and when these last changed.
+
+        Refs lie in one directory each, side by side, and shards in a few; none of them has directories of its own.
+        """
         seen: list[tuple[str, int]] = []
-        waiting = [top]
-        while waiting:
-            directory = waiting.pop()
+        for top in ("refs", "shards"):
+            directory = os.path.join(self.path, top)
             try:
-                seen.append((directory, os.stat(directory).st_mtime_ns))
+                seen.append((top, os.stat(directory).st_mtime_ns))
                 with os.scandir(directory) as entries:
-                    waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+                    for entry in entries:
+                        seen.append((f"{top}/{entry.name}", entry.stat(follow_symlinks=False).st_mtime_ns))
             except OSError:  # It is gone, which is a change as well.
                 continue
         return tuple(sorted(seen))

@@ -117,6 +117,13 @@ class KeepBase(Job, frozen=True, tag="base-keep"):
     name: str
 
 
+class LookAt(Job, frozen=True, tag="look-at"):
+    """Look at one tensor, by its place in the manifest."""
+
+    ref: str
+    tensor: int
+
+
 Request = (
     Import
     | Restore
@@ -133,4 +140,5 @@ Request = (
     | AddBase
     | VerifyBase
     | KeepBase
+    | LookAt
 )

@@ -20,6 +20,7 @@ from ckptfmt.api.results import (
 )
 from ckptfmt.api.results_diff import DiffReport
 from ckptfmt.api.results_reclaim import CleanupReport, PurgeReport, ScanReport, UndoReport
+from ckptfmt.api.results_tensor import TensorLook
 from ckptfmt.progress import Progress
 from ckptfmt_tui.jobs import requests as ask
 
@@ -126,6 +127,10 @@ def _keep_base(store: Store, job: ask.KeepBase, progress: Progress, _agree: Agre
     return store.keep_base(job.name, progress=progress)
 
 
+def _look_at(store: Store, job: ask.LookAt, progress: Progress, _agree: Agree) -> TensorLook:
+    return store.look_at(job.ref, job.tensor, progress=progress)
+
+
 JOBS: Final[dict[type, JobVerb]] = {
     ask.Import: JobVerb(_import, ImportReport),
     ask.Restore: JobVerb(_restore, RestoreReport),
@@ -142,5 +147,6 @@ JOBS: Final[dict[type, JobVerb]] = {
     ask.AddBase: JobVerb(_add_base, BaseReport),
     ask.VerifyBase: JobVerb(_verify_base, BaseVerified, writes=False),
     ask.KeepBase: JobVerb(_keep_base, BaseKept),
+    ask.LookAt: JobVerb(_look_at, TensorLook, writes=False),
 }
 """Every request that runs as a job."""

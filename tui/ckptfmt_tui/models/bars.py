@@ -17,11 +17,17 @@ def bar(value: float, most: float, width: int) -> str:
 
 
 def split_bar(first: float, second: float, most: float, width: int) -> tuple[str, str]:
-    """A bar of two parts, one after the other, as two texts; their lengths sum to at most `width`."""
-    if most <= 0 or width <= 0:
+    """A bar of two parts, one after the other, as two texts; their lengths sum to at most `width`.
+
+    The first part is drawn in eighths of a column. What is more than nothing shows something.
+    """
+    whole = first + second
+    if most <= 0 or width <= 0 or whole <= 0:
         return "", ""
-    whole = max(min(round((first + second) / most * width), width), 1 if first + second > 0 else 0)
-    part = min(round(first / (first + second) * whole), whole) if first + second > 0 else 0
-    if first > 0 and part == 0 and whole > 1:
-        part = 1
-    return "█" * part, "░" * (whole - part)
+    columns = max(min(round(whole / most * width), width), 1)
+    if first <= 0:
+        return "", "░" * columns
+    own = bar(first, most, columns).rstrip()
+    if second > 0 and len(own) == columns > 1:
+        own = own[:-1]
+    return own, "░" * (columns - len(own))

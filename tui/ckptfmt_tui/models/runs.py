@@ -136,14 +136,83 @@ def lines(nodes: Sequence[Branch | RefRow], closed: frozenset[str]) -> tuple[Lin
     return tuple(made)
 
 
-def fitting(rows: Iterable[RefRow], words: str) -> tuple[RefRow, ...]:
-    """Rows in whose name, layout, base, labels or metrics every word of `words` stands, small letters as capitals."""
+DAMAGED: Final = "damaged"
+
+
+def damaged_row(ref: str) -> RefRow:
+    """A row for a ref that cannot be read: its layout is `DAMAGED`, and nothing else is known."""
+    return RefRow(
+        ref=ref,
+        generation=0,
+        manifest="",
+        layout=DAMAGED,
+        stage=None,
+        step=None,
+        parent=None,
+        base=None,
+        binding="none",
+        needs_base=None,
+        created="",
+        logical_bytes=0,
+        stored_bytes=0,
+        exclusive_bytes=0,
+        metrics={},
+        labels=(),
+        pinned=False,
+    )
+
+
+def text_of(row: RefRow) -> str:
+    """What a filter looks at: name, layout, base, binding, labels and metrics, in small letters."""
+    parts = [
+        row.ref,
+        row.layout,
+        row.base or "",
+        row.binding,
+        "" if row.stage is None else f"stage {row.stage}",
+        *row.labels,
+        *row.metrics,
+        "pinned" if row.pinned else "",
+        "needs base" if row.needs_base else "",
+    ]
+    return " ".join(parts).lower()
+
+
+def fitting(rows: Sequence[RefRow], texts: Sequence[str], words: str) -> tuple[RefRow, ...]:
+    """Rows in whose text every word of `words` stands, small letters as capitals.
+
+    Args:
+        rows: all of them.
+        texts: `text_of` each.
+        words: separated by spaces; none fits all.
+    """
     wanted = words.lower().split()
     if not wanted:
         return tuple(rows)
-    return tuple(row for row in rows if all(word in _text(row) for word in wanted))
+    return tuple(row for row, text in zip(rows, texts, strict=True) if all(word in text for word in wanted))
 
 
-def _text(row: RefRow) -> str:
-    parts = [row.ref, row.layout, row.base or "", *row.labels, *row.metrics, "pinned" if row.pinned else ""]
-    return " ".join(parts).lower()
+def branches(nodes: Iterable[Branch | RefRow]) -> frozenset[str]:
+    """The paths of all branches."""
+    found: set[str] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Branch):
+            found.add(node.path)
+            waiting += node.children
+    return frozenset(found)
+
+
+def place_of(made: Sequence[Line], path: str | None, before: int) -> int:
+    """Where the cursor goes: to the node of that path, else to the nearest one that is left of what it lay in.
+
+    Args:
+        made: the lines.
+        path: the node that the cursor was on; None: none.
+        before: the line that it was on.
+    """
+    places = {line.path: at for at, line in enumerate(made)}
+    if path is not None and path in places:
+        return places[path]
+    return max(min(before, len(made) - 1), 0)

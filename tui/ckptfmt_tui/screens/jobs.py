@@ -13,8 +13,9 @@ from textual.widgets import Static
 from ckptfmt.wording import clean, duration
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.outcomes import outcome
 from ckptfmt_tui.screens.page import Page
-from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.job_bar import STYLES, progress_words
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 COLUMNS: Final = (
@@ -74,7 +75,10 @@ class JobsPage(Page):
         if job.problem is not None:
             told.append("\n".join(clean(line) for line in job.problem.lines()), style="not bold")
         elif not job.over:
-            told.append(progress_words(job), style="not bold")
+            waits = "it has a plan, and waits for your word\n" if job.state == "asking" else ""
+            told.append(f"{waits}{progress_words(job)}", style="not bold")
+        else:
+            told.append("\n".join(clean(line) for line in outcome(job.request, job.result)), style="not bold")
         words.update(told)
 
     def action_stop(self) -> None:
@@ -86,9 +90,17 @@ class JobsPage(Page):
 
 
 def _cell(job: RunningJob, column: Column, room: int) -> Cell:
+    if column.key == "state":
+        return Text(job.state, style=STYLES.get(job.state, ""))
     return {
         "title": job.title,
-        "state": job.state,
-        "progress": progress_words(job) if not job.over else job.problem.message if job.problem else "",
+        "progress": progress_words(job) if not job.over else _end(job),
         "seconds": duration(job.seconds),
     }[column.key]
+
+
+def _end(job: RunningJob) -> str:
+    """How a job ended, on one line."""
+    if job.problem is not None:
+        return job.problem.message
+    return next(iter(outcome(job.request, job.result)), "")

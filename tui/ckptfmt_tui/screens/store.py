@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-import os
 from typing import ClassVar, Final
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
+from textual.timer import Timer
 from textual.widgets import Static
 
 from ckptfmt.api import Store
-from ckptfmt.api.results import RefChanged, RefRow, Stats
-from ckptfmt.wording import clean, count, metrics, ratio, short, size
+from ckptfmt.api.overview import Overview
+from ckptfmt.api.results import RefRow
+from ckptfmt.api.sharing import Sharing
+from ckptfmt.format.refs import BASES
+from ckptfmt.problems import Problem
+from ckptfmt.wording import clean, count, metrics, size
 from ckptfmt_tui import commands
-from ckptfmt_tui.jobs import requests as jobs
-from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.bars import split_bar
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.runs import ORDERS, Branch, Line, Order, fitting, lines, tree
+from ckptfmt_tui.models.runs import (
+    DAMAGED,
+    ORDERS,
+    Branch,
+    Line,
+    Order,
+    branches,
+    damaged_row,
+    fitting,
+    lines,
+    place_of,
+    text_of,
+    tree,
+)
 from ckptfmt_tui.reading import Answer, Listing, list_refs
+from ckptfmt_tui.screens import deeds, naming
 from ckptfmt_tui.screens.page import Page
-from ckptfmt_tui.widgets.dialogs import Confirmation, Field, Form
+from ckptfmt_tui.screens.store_facts import branch_text, damaged_text, ref_text, summary_text
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 COLUMNS: Final = (
-    Column("name", "NAME", 24, 0, grows=True),
+    Column("name", "NAME", 26, 0, grows=True),
     Column("own", "OWN", 9, 1, "right"),
-    Column("bar", "OWN █ SHARED ░", 14, 3),
-    Column("stored", "STORED", 9, 2, "right"),
-    Column("logical", "LOGICAL", 9, 4, "right"),
-    Column("step", "STEP", 7, 5, "right"),
-    Column("base", "BASE", 14, 6),
+    Column("bar", "OWN █ SHARED ░", 14, 4),
+    Column("stored", "STORED", 9, 3, "right"),
+    Column("logical", "LOGICAL", 9, 6, "right"),
+    Column("step", "STEP", 7, 2, "right"),
+    Column("base", "BASE", 14, 7),
     Column("layout", "LAYOUT", 12, 8),
-    Column("metrics", "METRICS", 24, 7),
+    Column("metrics", "METRICS", 20, 5),
 )
 _DETAILS_FROM: Final = 120
 """Columns of the terminal from which on the details stand beside the tree."""
+_CALM_SECONDS: Final = 0.25
+"""So long the cursor has to rest on a checkpoint before the store is asked with whom it shares."""
 
 
 class StorePage(Page):
@@ -46,30 +64,39 @@ class StorePage(Page):
     PAGE = "store"
     CSS: ClassVar[str] = """
     StorePage #summary { height: 1; padding: 0 1; background: $surface; }
-    StorePage #damaged { height: auto; padding: 0 1; color: $text-error; display: none; }
-    StorePage #details { width: 42; border-left: solid $panel; padding: 0 1; display: none; }
+    StorePage #damaged { height: auto; max-height: 3; padding: 0 1; color: $text-error; display: none; }
+    StorePage #details { width: 44; border-left: solid $panel; padding: 0 1; display: none; }
+    StorePage.narrow #around { layout: vertical; }
+    StorePage.narrow #details { width: 1fr; height: 10; border-left: none; border-top: solid $panel; }
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._rows: tuple[RefRow, ...] = ()
+        self._texts: tuple[str, ...] = ()
         self._folded: frozenset[str] = frozenset()
         self._order: Order = "name"
         self._most = 1
+        self._listed_once = False
+        self._details: bool | None = None
+        self._told = ""
+        self._damaged: dict[str, str] = {}
+        self._calm: Timer | None = None
+        self._sharing: dict[tuple[str, int], Sharing] = {}
 
     def body(self) -> ComposeResult:
         """See `Page.body`."""
         yield Static(Text(self.ui.store_path, style="dim"), id="summary")
         yield Static(id="damaged")
-        with Horizontal():
+        with Horizontal(id="around"):
             yield VirtualTable(COLUMNS, self._cell, empty="reading the store …", sorted_by="name", id="refs")
             with VerticalScroll(id="details", can_focus=False):
                 yield Static(id="detail")
 
     def begin(self) -> None:
-        """Read the refs."""
+        """Read the refs, once the first frame stands: both want the interpreter."""
         self.table.focus()
-        self.store_changed()
+        self.call_after_refresh(self.store_changed)
 
     @property
     def table(self) -> VirtualTable[Line]:
@@ -77,42 +104,54 @@ class StorePage(Page):
         return self.query_one("#refs", VirtualTable)
 
     def on_resize(self) -> None:
-        """Show the details where there is room."""
-        self.query_one("#details").display = self.size.width >= _DETAILS_FROM
+        """Show the details beside the tree where there is room, else below it where they are asked for."""
+        narrow = self.size.width < _DETAILS_FROM
+        self.set_class(narrow, "narrow")
+        self.query_one("#details").display = not narrow if self._details is None else self._details
+
+    def action_details(self) -> None:
+        """Show or hide the details."""
+        self._details = not self.query_one("#details").display
+        self.on_resize()
+        self.table.post_message(VirtualTable.Moved(self.table, self.table.cursor))
 
     def store_changed(self) -> None:
         """Read again."""
         self.ask(list_refs, self._listed)
-        self.ask(_stats, self._summed)
 
     def _listed(self, answer: Answer[Listing]) -> None:
         if answer.value is None:
             if answer.problem is not None:
-                self.ui.tell_problem(answer.problem)
-                self.table.show_rows((), empty=answer.problem.message)
+                if self._told != answer.problem.message:  # Said once, not every two seconds.
+                    self._told = answer.problem.message
+                    self.ui.tell_problem(answer.problem)
+                if not self._listed_once:
+                    self.table.show_rows((), empty=answer.problem.message)
             return
-        self._rows = answer.value.rows
+        self._told, self._listed_once = "", True
+        self._damaged = {name: why for name, why in answer.value.damaged if not name.startswith(BASES)}
+        self._rows = (*answer.value.rows, *map(damaged_row, self._damaged))
+        self._texts = tuple(map(text_of, self._rows))
+        self._sharing = {}
         damaged = self.query_one("#damaged", Static)
         damaged.display = bool(answer.value.damaged)
-        if answer.value.damaged:
-            name, why = answer.value.damaged[0]
-            more = f" (and {len(answer.value.damaged) - 1} more)" if len(answer.value.damaged) > 1 else ""
-            damaged.update(Text(f"cannot be read: {clean(name)}: {clean(why)}{more}; see the page Verify"))
+        damaged.update(_damaged_text(answer.value.damaged))
         self._draw()
+        self.ask(_overview, self._summed)
 
-    def _summed(self, answer: Answer[Stats]) -> None:
+    def _summed(self, answer: Answer[Overview]) -> None:
         if answer.value is not None:
-            self.query_one("#summary", Static).update(_summary(answer.value))
+            self.query_one("#summary", Static).update(summary_text(answer.value))
 
     def _draw(self) -> None:
         """Make the lines anew; the cursor stays on its node."""
         current = self.table.current
-        rows = fitting(self._rows, self.filter_words)
+        rows = fitting(self._rows, self._texts, self.filter_words)
         made = lines(tree(rows, self._order), frozenset() if self.filter_words else self._folded)
         self._most = max((line.node.stored_bytes for line in made), default=1)
-        path = current.path if current else None
-        cursor = next((at for at, line in enumerate(made) if line.path == path), self.table.cursor)
-        empty = "no checkpoints: i takes one in" if not self._rows else "nothing fits the filter"
+        cursor = place_of(made, current.path if current else None, self.table.cursor)
+        takes_in = "" if self.ui.read_only else ": i takes one in"
+        empty = "nothing fits the filter" if self._rows else f"no checkpoints yet{takes_in}"
         self.table.sorted_by = {"name": "name", "size": "-own", "time": ""}[self._order]
         self.table.show_rows(made, cursor=cursor, empty=empty)
 
@@ -149,6 +188,10 @@ class StorePage(Page):
             return text
         row = line.node
         text.append("  ")
+        if row.layout == DAMAGED:
+            text.append(clean(row.ref.rpartition("/")[2]), style="red")
+            text.append(" damaged", style="bold red")
+            return text
         text.append(clean(row.ref.rpartition("/")[2]))
         for mark, ref in self.ui.marks.items():
             if ref == row.ref:
@@ -166,13 +209,43 @@ class StorePage(Page):
     @on(VirtualTable.Moved)
     def _moved(self, event: VirtualTable.Moved) -> None:
         line = self.table.current
-        self.query_one("#detail", Static).update(_details(line.node) if line else "")
+        if self._calm is not None:
+            self._calm.stop()
+        self._tell_details()
         if line is None:
             self.tell_command(commands.line(self.ui.store_path, ["ls"]))
         elif isinstance(line.node, Branch):
             self.tell_command(commands.line(self.ui.store_path, ["ls", line.path]))
         else:
             self.tell_command(commands.line(self.ui.store_path, ["show", line.path]))
+            if self.row is not None and self._key(line.node) not in self._sharing:
+                self._calm = self.set_timer(_CALM_SECONDS, self._ask_sharing)
+
+    @staticmethod
+    def _key(row: RefRow) -> tuple[str, int]:
+        return row.ref, row.generation
+
+    def _ask_sharing(self) -> None:
+        row = self.row
+        if row is not None and self.query_one("#details").display:
+            self.ask(lambda store: (self._key(row), store.sharing(row.ref)), self._shared)
+
+    def _shared(self, answer: Answer[tuple[tuple[str, int], Sharing]]) -> None:
+        if answer.value is not None:  # One that is gone, or damaged, is told of where it is listed.
+            key, found = answer.value
+            self._sharing[key] = found
+            self._tell_details()
+
+    def _tell_details(self) -> None:
+        line = self.table.current
+        told = Text()
+        if line is not None and isinstance(line.node, Branch):
+            told = branch_text(line.node)
+        elif line is not None and isinstance(line.node, RefRow):
+            told = ref_text(line.node, self._sharing.get(self._key(line.node)))
+            if line.path in self._damaged:
+                told = damaged_text(line.path, self._damaged[line.path])
+        self.query_one("#detail", Static).update(told)
 
     @on(VirtualTable.Picked)
     def _picked(self, event: VirtualTable.Picked) -> None:
@@ -185,12 +258,17 @@ class StorePage(Page):
 
     @property
     def row(self) -> RefRow | None:
-        """The checkpoint under the cursor."""
-        line = self.table.current
-        return line.node if line is not None and isinstance(line.node, RefRow) else None
+        """The checkpoint under the cursor; None where that is a run, or cannot be read."""
+        node = line.node if (line := self.table.current) is not None else None
+        return node if isinstance(node, RefRow) and node.layout != DAMAGED else None
 
     def action_open(self) -> None:
         """Open a checkpoint, fold a run."""
+        line = self.table.current
+        if line is not None and line.path in self._damaged and isinstance(line.node, RefRow):
+            hint = f"ckptfmt fsck, or u: return to an earlier generation of {line.path}"
+            self.ui.tell_problem(Problem("damaged", self._damaged[line.path], hint, 3))
+            return
         if self.row is None:
             self.action_fold()
             return
@@ -204,6 +282,31 @@ class StorePage(Page):
         if line is not None and isinstance(line.node, Branch):
             self._folded = self._folded ^ {line.path}
             self._draw()
+
+    def action_close_run(self) -> None:
+        """Fold the run, or go to the run that this lies in."""
+        line = self.table.current
+        if line is None:
+            return
+        if line.open:
+            self.action_fold()
+            return
+        above = line.path.rpartition("/")[0]
+        at = next((at for at, each in enumerate(self.table.rows) if each.path == above), None)
+        if at is not None:
+            self.table.cursor = at
+
+    def action_open_run(self) -> None:
+        """Unfold the run."""
+        line = self.table.current
+        if line is not None and line.open is False:
+            self.action_fold()
+
+    def action_fold_all(self) -> None:
+        """Fold all runs, or unfold them where some are folded."""
+        every = branches(tree(self._rows, "name"))
+        self._folded = frozenset() if self._folded & every else every
+        self._draw()
 
     def action_order(self) -> None:
         """The next order."""
@@ -223,26 +326,17 @@ class StorePage(Page):
     def action_merge(self) -> None:
         """Go to the merge of this checkpoint."""
         if self.row is not None:
-            self.ui.chosen = self.row.ref
-            self.ui.show_page("merge")
+            deeds.merge(self.ui, self.row.ref)
 
     def action_verify(self) -> None:
         """Verify this checkpoint, or all below the run."""
         line = self.table.current
         if line is None:
             return
-        refs = tuple(row.ref for row in self._rows if row.ref == line.path or row.ref.startswith(f"{line.path}/"))
-        self.ui.start(jobs.Verify(refs), f"verify {line.path}", then=self._verified)
-
-    def _verified(self, job: RunningJob) -> None:
-        if job.problem is not None:
-            self.ui.tell_problem(job.problem)
-        elif job.result.damaged:
-            self.app.notify(
-                f"{count(len(job.result.damaged), 'object')} damaged: see the page Verify", severity="error", timeout=20
-            )
-        else:
-            self.app.notify(f"{job.title}: {count(job.result.objects, 'object')}, {size(job.result.bytes)}, sound")
+        refs = [row.ref for row in self._rows if row.ref == line.path or row.ref.startswith(f"{line.path}/")]
+        if isinstance(line.node, RefRow):
+            refs = [line.path]
+        deeds.verify(self.ui, refs, line.path)
 
     def action_import(self) -> None:
         """Take in what lies in a directory."""
@@ -252,104 +346,48 @@ class StorePage(Page):
 
     def action_restore(self) -> None:
         """Give the files back."""
-        row = self.row
-        if row is None:
-            return
-        target = os.path.join(os.getcwd(), row.ref.rpartition("/")[2])
-        form = Form(
-            f"Restore {row.ref}",
-            [Field("target", "Into", target, hint="a directory that does not exist, or is empty")],
-            command=lambda values: self.ui.command_of(jobs.Restore(row.ref, values["target"])),
-            check=lambda values: None if values["target"].strip() else "say where",
-        )
-        self.app.push_screen(form, lambda values: self._restore(row.ref, values))
-
-    def _restore(self, ref: str, values: object) -> None:
-        if isinstance(values, dict):
-            self.ui.start(jobs.Restore(ref, values["target"]), f"restore {ref}", then=self._restored)
-
-    def _restored(self, job: RunningJob) -> None:
-        if job.problem is not None:
-            self.ui.tell_problem(job.problem)
-        else:
-            self.app.notify(f"{count(job.result.files, 'file')}, {size(job.result.bytes)}, verified: {job.result.path}")
+        if self.row is not None:
+            deeds.restore(self.ui, self.row.ref)
 
     def action_pin(self) -> None:
         """Protect from prune, or no longer."""
-        row = self.row
-        if row is not None:
-            self.ask(lambda store: store.pin(row.ref, off=row.pinned), self._changed)
+        if self.row is not None:
+            naming.pin(self, self.row)
+
+    def action_tag(self) -> None:
+        """Add a label, or take one away."""
+        if self.row is not None:
+            naming.tag(self, self.row)
+
+    def action_rename(self) -> None:
+        """Give it another name."""
+        if self.row is not None:
+            naming.rename(self, self.row)
+
+    def action_rollback(self) -> None:
+        """Choose an earlier generation."""
+        line = self.table.current  # Of a ref that is damaged, too: an earlier generation may be sound.
+        if line is not None and isinstance(line.node, RefRow):
+            naming.rollback(self, line.path)
+
+    def action_dropped(self) -> None:
+        """Bring a dropped name back."""
+        naming.bring_back(self)
 
     def action_drop(self) -> None:
         """Drop a name, once that is agreed to."""
-        row = self.row
-        if row is None:
-            return
-        shared = max(row.stored_bytes - row.exclusive_bytes, 0)
-        question = Confirmation(
-            f"Drop {row.ref}?",
-            [
-                f"Frees nothing now. A gc then frees {size(row.exclusive_bytes)}, which only it needs.",
-                f"{size(shared)} stay: other checkpoints or bases need them too.",
-                f"'rollback {row.ref}@{row.generation}' brings it back until a gc has gone over it.",
-            ],
-            command=commands.line(self.ui.store_path, ["rm", row.ref]),
-        )
-        self.app.push_screen(question, lambda answer: self._drop(row.ref) if answer else None)
-
-    def _drop(self, ref: str) -> None:
-        self.ask(lambda store: store.drop(ref), self._changed)
-
-    def _changed(self, answer: Answer[RefChanged]) -> None:
-        if answer.problem is not None:
-            self.ui.tell_problem(answer.problem)
-        self.store_changed()
+        if self.row is not None:
+            naming.drop(self, self.row)
 
 
-def _stats(store: Store) -> Stats:
-    return store.stats(damaged=lambda name, error: None)
+def _overview(store: Store) -> Overview:
+    return store.overview()
 
 
-def _summary(stats: Stats) -> Text:
-    text = Text(no_wrap=True, overflow="ellipsis")
-    text.append(count(stats.checkpoints, "checkpoint"), style="bold")
-    text.append(f"  {size(stats.logical_bytes)} in {size(stats.stored_bytes)}")
-    times = ratio(stats.logical_bytes, stats.stored_bytes)
-    if times:
-        text.append(f"  {times} smaller", style="green")
-    text.append(f"  {count(stats.bases, 'base')}", style="dim")
-    for name, stored in sorted(stats.by_encoding.items(), key=lambda item: -item[1].logical_bytes):
-        text.append(f"  {name} {ratio(stored.logical_bytes, stored.stored_bytes)}", style="dim")
-    return text
-
-
-def _details(node: Branch | RefRow) -> Text:
+def _damaged_text(damaged: tuple[tuple[str, str], ...]) -> Text:
     text = Text()
-    if isinstance(node, Branch):
-        text.append(f"{clean(node.path)}\n", style="bold")
-        text.append(f"{count(node.refs, 'checkpoint')}\n")
-        text.append(f"only its own  {size(node.exclusive_bytes)}\nlogical       {size(node.logical_bytes)}\n")
-        return text
-    text.append(f"{clean(node.ref)}\n", style="bold")
-    facts = [
-        ("generation", str(node.generation)),
-        ("manifest", short(node.manifest)),
-        ("layout", node.layout),
-        ("created", node.created),
-        ("stage", "" if node.stage is None else str(node.stage)),
-        ("step", "" if node.step is None else f"{node.step:,}"),
-        ("parent", node.parent or ""),
-        ("base", f"{node.base} ({node.binding})" if node.base else ""),
-        ("needs base", (node.needs_base.last_seen or node.needs_base.name) if node.needs_base else ""),
-        ("logical", size(node.logical_bytes)),
-        ("stored", size(node.stored_bytes)),
-        ("only its own", size(node.exclusive_bytes)),
-    ]
-    for name, told in facts:
-        if told:
-            text.append(f"{name:<13}", style="dim")
-            text.append(f"{clean(told)}\n")
-    for name, value in node.metrics.items():
-        text.append(f"{clean(str(name)):<13} ", style="dim")
-        text.append(f"{value:.4g}\n" if isinstance(value, float) else f"{clean(str(value))}\n")
+    if damaged:
+        name, why = damaged[0]
+        more = f" (and {len(damaged) - 1:,} more)" if len(damaged) > 1 else ""
+        text.append(f"cannot be read: {clean(name)}: {clean(why)}{more}; see the page Verify")
     return text

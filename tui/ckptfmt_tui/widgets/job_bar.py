@@ -12,7 +12,7 @@ from ckptfmt.wording import clean, count, duration, size
 from ckptfmt_tui.jobs.running import RunningJob
 
 _BAR_COLUMNS = 16
-_STYLES = {"done": "green", "failed": "bold red", "stopped": "yellow", "asking": "yellow"}
+STYLES = {"done": "green", "failed": "bold red", "stopped": "yellow", "asking": "yellow"}
 
 
 class JobBar(Static):
@@ -41,7 +41,7 @@ def job_line(job: RunningJob) -> Text:
     line.append(f"{clean(job.title)}  ", style="bold")
     if job.over or job.state == "asking":
         words = {"done": "done", "failed": "failed", "stopped": "stopped", "asking": "waits for your word"}[job.state]
-        line.append(words, style=_STYLES[job.state])
+        line.append(words, style=STYLES[job.state])
         if job.problem is not None and job.state == "failed":
             line.append(f": {clean(job.problem.message)}")
         elif job.over:

@@ -1,0 +1,66 @@
+"""What can be done with a checkpoint from wherever it is shown: verify, restore, merge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ckptfmt.wording import count, size
+from ckptfmt_tui.jobs import requests as jobs
+from ckptfmt_tui.jobs.running import RunningJob
+from ckptfmt_tui.widgets.dialogs import Field, Form
+
+if TYPE_CHECKING:
+    from ckptfmt_tui.app import CkptfmtApp
+
+
+def verify(ui: CkptfmtApp, refs: Sequence[str], what: str) -> None:
+    """Decode some checkpoints and compare their digests."""
+
+    def told(job: RunningJob) -> None:
+        if job.state == "stopped":
+            return
+        if job.problem is not None:
+            ui.tell_problem(job.problem)
+        elif job.result.damaged:
+            damaged = count(len(job.result.damaged), "object")
+            ui.notify(f"{damaged} damaged: see the page Verify", title=job.title, severity="error", timeout=20)
+        else:
+            ui.notify(f"{count(job.result.objects, 'object')}, {size(job.result.bytes)}: all sound", title=job.title)
+
+    ui.start(jobs.Verify(tuple(refs)), f"verify {what}", then=told)
+
+
+def restore(ui: CkptfmtApp, ref: str) -> None:
+    """Ask where to, and give the files of a checkpoint back."""
+
+    def told(job: RunningJob) -> None:
+        if job.state == "stopped":
+            return
+        if job.problem is not None:
+            ui.tell_problem(job.problem)
+        else:
+            files = f"{count(job.result.files, 'file')}, {size(job.result.bytes)}"
+            ui.notify(f"{files}, each compared: {job.result.path}", title=job.title)
+
+    def go(values: object) -> None:
+        if isinstance(values, dict) and not ui.read_only:
+            ui.start(jobs.Restore(ref, values["target"]), f"restore {ref}", then=told)
+
+    target = os.path.join(os.getcwd(), ref.partition("@")[0].rpartition("/")[2])
+    ui.push_screen(
+        Form(
+            f"Restore {ref}",
+            [Field("target", "Into", target, hint="a directory that does not exist, or is empty")],
+            command=lambda values: ui.command_of(jobs.Restore(ref, values["target"])),
+            check=lambda values: None if values["target"].strip() else "say where",
+        ),
+        go,
+    )
+
+
+def merge(ui: CkptfmtApp, ref: str) -> None:
+    """Go to the page that merges, with this checkpoint chosen."""
+    ui.chosen = ref
+    ui.show_page("merge")
