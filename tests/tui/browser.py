@@ -71,7 +71,7 @@ class Tab:
         """What stands in the page's terminal."""
         return str(await self.value(_TEXT))
 
-    async def until(self, *texts: str, without: str | None = None, seconds: float = 30.0) -> str:
+    async def until(self, *texts: str, without: str | None = None, seconds: float = 20.0) -> str:
         """Wait until all of these stand in the terminal, and one thing does not."""
         end = time.monotonic() + seconds
         while True:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from ckptfmt_tui.app import CkptfmtApp
 from ckptfmt_tui.screens.diff import DiffPage
+from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.heat_map import HeatMap
+from textual.events import Key
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from tests.tui.piloting import piloted, screen_text, shows, until
 
@@ -172,3 +175,14 @@ def test_settings_and_metrics_stand_side_by_side(made_store: Path) -> None:
         await until(pilot, lambda: shows(app, "FILE", "adapter_model.safetensors"))
 
     piloted(app_of(made_store, "sweep/run-1/checkpoint-10", "sweep/run-1/checkpoint-20"), act)
+
+
+def test_letters_typed_quickly_behind_the_filters_key_stand_in_the_filter(made_store: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await until(pilot, lambda: shows(app, "checkpoint-10"))
+        for letter in "/d/merged":
+            app.post_message(Key("slash" if letter == "/" else letter, letter))
+        await until(pilot, lambda: app.screen.query_one("#filter", Input).value == "d/merged")
+        assert isinstance(app.screen, Page)
+
+    piloted(app_of(made_store, page="store"), act)

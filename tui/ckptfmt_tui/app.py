@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
-from textual import events
 from textual.app import App, SystemCommand
 from textual.screen import Screen
-from textual.widgets import Input
 
 from ckptfmt.problems import Problem
 from ckptfmt_tui import commands
@@ -93,17 +91,6 @@ class CkptfmtApp(App[int]):
                 self.show_page("store")
         elif len(self.screen_stack) > 1:
             self.pop_screen()
-
-    def on_key(self, event: events.Key) -> None:
-        """Give letters to the field that has the keyboard by now.
-
-        Keys are handed to what had it when they came: those that are typed quickly behind `/` would be taken for
-        commands. A field keeps its own letters from getting here.
-        """
-        field = self.focused
-        if isinstance(field, Input) and event.is_printable and event.character is not None:
-            event.prevent_default()
-            field.insert_text_at_cursor(event.character)
 
     def action_page(self, name: str) -> None:
         """Go to a page."""

@@ -20,6 +20,8 @@ class Key(NamedTuple):
         help: one sentence for the help screen.
         writes: whether it changes the store or files: absent under `--read-only`.
         shown: whether the footer has it.
+        first: whether it is taken before what has the keyboard gets it, so that keys typed quickly behind it go where
+            it leads.
     """
 
     page: str
@@ -29,6 +31,7 @@ class Key(NamedTuple):
     help: str
     writes: bool = False
     shown: bool = True
+    first: bool = False
 
 
 PAGES: Final[dict[str, str]] = {
@@ -51,11 +54,18 @@ KEYS: Final[tuple[Key, ...]] = (
         Key(EVERYWHERE, str(number), f"app.page('{page}')", title, f"Go to the page {title}.", shown=False)
         for number, (page, title) in enumerate(PAGES.items(), 1)
     ),
-    Key(EVERYWHERE, "slash", "filter", "Filter", "Filter what is listed; Escape takes the filter away."),
+    Key(EVERYWHERE, "slash", "filter", "Filter", "Filter what is listed; Escape takes the filter away.", first=True),
     Key(EVERYWHERE, "question_mark,f1", "app.help", "Help", "Show all keys of this page."),
     Key(EVERYWHERE, "ctrl+p", "app.command_palette", "Palette", "Search every action by name.", shown=False),
     Key(EVERYWHERE, "ctrl+y", "app.copy_command", "Copy command", "Copy the command line shown below.", shown=False),
-    Key(EVERYWHERE, "ctrl+s", "app.save_screen", "Screenshot", "Write this screen as SVG into the directory.", shown=False),
+    Key(
+        EVERYWHERE,
+        "ctrl+s",
+        "app.save_screen",
+        "Screenshot",
+        "Write this screen as SVG into the directory.",
+        shown=False,
+    ),
     Key(EVERYWHERE, "ctrl+t", "app.toggle_theme", "Theme", "Change between the dark and the light theme.", shown=False),
     Key(EVERYWHERE, "f5", "reload", "Reload", "Read the store again.", shown=False),
     Key(EVERYWHERE, "escape", "back", "Back", "Go back, or take the filter away.", shown=False),
@@ -124,7 +134,9 @@ KEYS: Final[tuple[Key, ...]] = (
 def bindings_of(page: str) -> list[BindingType]:
     """Textual's bindings of a page."""
     return [
-        Binding(key.keys, key.action, key.label, show=key.shown, tooltip=key.help) for key in KEYS if key.page == page
+        Binding(key.keys, key.action, key.label, show=key.shown, tooltip=key.help, priority=key.first)
+        for key in KEYS
+        if key.page == page
     ]
 
 
