@@ -125,6 +125,13 @@ class CkptfmtApp(App[int]):
         for shown in self.screen.query(CommandLine):
             shown.on_click()
 
+    def action_interrupt(self) -> None:
+        """What Ctrl-C does: copy the text that is marked, else quit."""
+        if self.screen.get_selected_text():
+            self.screen.action_copy_text()
+        else:
+            self.action_leave()
+
     def action_leave(self) -> None:
         """Quit; asks first while jobs run."""
         running = [job for job in self.jobs if not job.over]

@@ -69,6 +69,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(EVERYWHERE, "ctrl+t", "app.toggle_theme", "Theme", "Change between the dark and the light theme.", shown=False),
     Key(EVERYWHERE, "f5", "reload", "Reload", "Read the store again.", shown=False),
     Key(EVERYWHERE, "escape", "back", "Back", "Go back, or take the filter away.", shown=False),
+    Key(EVERYWHERE, "ctrl+c", "app.interrupt", "Quit", "Copy what is marked with the mouse; else quit.", shown=False),
     Key(EVERYWHERE, "q,ctrl+q", "app.leave", "Quit", "Quit; asks while jobs run."),
     Key("store", "enter", "open", "Open", "Open the checkpoint, or fold the run.", shown=False),
     Key("store", "space", "fold", "Fold", "Fold or unfold the run.", shown=False),

@@ -21,6 +21,7 @@ _NAMES = {
     "ctrl+s": "Ctrl+S",
     "ctrl+t": "Ctrl+T",
     "ctrl+q": "Ctrl+Q",
+    "ctrl+c": "Ctrl+C",
     "f1": "F1",
     "f5": "F5",
     "escape": "Esc",
