@@ -23,6 +23,7 @@ _TENSORS = 500
 _OWN = 50
 _OBJECT_BYTES = 64
 _WARM_AIM_SECONDS = 0.5
+HEADER_BYTES = 4096
 
 
 def measure(place: Workplace) -> list[Figure]:
@@ -39,7 +40,7 @@ def measure(place: Workplace) -> list[Figure]:
         cold.append(run_timed(list_all, cache=cache))
     rows = json.loads(run_timed([*list_all, "--json"], cache=cache).output)
     sizes = {(row["stored_bytes"], row["exclusive_bytes"]) for row in rows}
-    if len(rows) != count or sizes != {(_TENSORS * _OBJECT_BYTES, _OWN * _OBJECT_BYTES)}:
+    if len(rows) != count or sizes != {(_TENSORS * _OBJECT_BYTES + HEADER_BYTES, _OWN * _OBJECT_BYTES)}:
         raise SystemExit(f"ls gave {len(rows)} rows, sizes {sizes}")
     for _ in range(3 if place.quick else 11):
         warm.append(run_timed(list_all, cache=cache))
@@ -55,53 +56,62 @@ def measure(place: Workplace) -> list[Figure]:
 def make_store(path: Path, count: int) -> None:
     """Write documents and shards as an import would, without making each of them durable."""
     Store.init(path).close()
-    objects = _Objects(path)
+    objects = Objects(path)
+    skeleton = objects.add_bytes(bytes(HEADER_BYTES))
     shared = [objects.add(f"shared {index}") for index in range(_TENSORS - _OWN)]
     for number in range(count):
         digests = shared + [objects.add(f"{number} {index}") for index in range(_OWN)]
-        _write_checkpoint(path, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, digests)
+        write_checkpoint(path, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, skeleton, digests)
     objects.flush()
     os.sync()
 
 
-class _Objects:
+class Objects:
     """Small raw objects, 50,000 a shard."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
         self._objects: list[ShardObject] = []
         self._data: list[bytes] = []
+        self._end = 0
 
     def add(self, text: str) -> str:
-        data = text.encode().ljust(_OBJECT_BYTES)
+        return self.add_bytes(text.encode().ljust(_OBJECT_BYTES))
+
+    def add_bytes(self, data: bytes) -> str:
         digest = digest_of(data)
         stored = Stored("raw", len(data), checksum_of(data))
-        self._objects.append(ShardObject(digest, stored, len(self._data) * _OBJECT_BYTES, "U8", (len(data),)))
+        self._objects.append(ShardObject(digest, stored, self._end, "U8", (len(data),)))
         self._data.append(data)
+        self._end += len(data)
         if len(self._objects) == MAX_SHARD_OBJECTS:
             self.flush()
         return digest
 
     def flush(self) -> None:
         if self._objects:
-            head = build_header(self._objects, len(self._data) * _OBJECT_BYTES, None)
+            head = build_header(self._objects, self._end, None)
             path = self._store / shard_key(digest_of(head[LENGTH_BYTES:]))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"".join([head, *self._data]))
-        self._objects, self._data = [], []
+        self._objects, self._data, self._end = [], [], 0
 
 
-def _write_checkpoint(store: Path, name: str, number: int, digests: list[str]) -> None:
-    extents = tuple(Extent(index * _OBJECT_BYTES, _OBJECT_BYTES, digest) for index, digest in enumerate(digests))
+def write_checkpoint(store: Path, name: str, number: int, skeleton: str, digests: list[str]) -> None:
+    """A checkpoint with a tensor for each object, and a name for it."""
+    extents = tuple(
+        Extent(HEADER_BYTES + index * _OBJECT_BYTES, _OBJECT_BYTES, digest) for index, digest in enumerate(digests)
+    )
     tensors = tuple(
         Tensor(f"model.layers.{index:03}.weight", "model", "BF16", (_OBJECT_BYTES // 2,), 0, index)
         for index in range(len(digests))
     )
     file = File(
         path="model.safetensors",
-        size=len(digests) * _OBJECT_BYTES,
+        size=HEADER_BYTES + len(digests) * _OBJECT_BYTES,
         sha256="0" * 64,
         container="safetensors",
+        skeleton=skeleton,
         extents=extents,
     )
     manifest = Manifest(

@@ -127,6 +127,7 @@ def _shown_step(step: Step) -> PlannedCleanup:
         files=tuple(PlannedFile(f"{step.seen.top}/{e.file.path}", e.file.size, e.reason) for e in step.going),
         most_bytes=step.most_bytes,
         resumes=after if before else None,
+        note=step.note,
     )
 
 

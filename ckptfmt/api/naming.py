@@ -51,11 +51,13 @@ def rename(store: Store, old: str, new: str) -> RefChanged:
             return None
         raise Conflict(f"ref {new!r} exists already", code="target-exists", hint=f"ckptfmt log {new}")
 
-    with pinned(store, seen.target or ""):
-        # What the old name stands for now, after the claim, no gc has let go.
+    def stands() -> None:
+        """What the old name stands for now, after the claim, no gc has let go."""
         if store.refs.numbers(old)[-1] != seen.number:
             raise moved_on(seen)
-        store.refs.append(new, make)
+
+    with pinned(store, seen.target or "") as claim:
+        claim.give(stands, lambda: store.refs.append(new, make))
     store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))
     return _changed(store.refs.current(new))
 
@@ -96,10 +98,9 @@ def rollback(store: Store, name: str) -> RefChanged:
         newest = structs.replace(old, number=store.refs.numbers(ref)[-1], target=None)
     if newest.target == old.target:
         return _changed(store.refs.settled(newest))
-    with pinned(store, old.target):
-        _still_there(store, old)
-        draft = structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))
-        return _changed(store.refs.swap(newest, draft))
+    drafted = structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))
+    with pinned(store, old.target) as claim:
+        return _changed(claim.give(lambda: _still_there(store, old), lambda: store.refs.swap(newest, drafted)))
 
 
 def dropped(store: Store) -> list[Generation]:
@@ -143,13 +144,18 @@ def bind_ref(store: Store, ref: str, base: str) -> Bound:
     link = bind(found.name, found.digest, found.record, _content(old), evidence=f"bind --base {base}")
     manifest = structs.replace(old, base=link)
     digest = store.put_manifest(manifest)
-    with pinned(store, digest):
+
+    def confirm_all() -> None:
         confirm_documents(store, digest, manifest)
         confirm(store, objects_of(manifest), ref, outside=all_outside(store, link), again=lambda vanished: None)
+
+    def name() -> Generation:
         if digest == seen.target:
-            generation = store.refs.settled(seen)
-        else:
-            generation = store.refs.swap(seen, structs.replace(seen, **_fresh(digest, "bind")))
+            return store.refs.settled(seen)
+        return store.refs.swap(seen, structs.replace(seen, **_fresh(digest, "bind")))
+
+    with pinned(store, digest) as claim:
+        generation = claim.give(confirm_all, name)
     return Bound(ref, generation.number, digest, base, link.binding, link.evidence)
 
 

@@ -73,7 +73,8 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
     """A checkpoint of a cleanup's plan.
 
     `ref` is the name it is taken in under; `files` what then goes, none where it is only taken in so that others take
-    less. `resumes` tells whether a Trainer resumes from it afterwards; null where none does now.
+    less. `resumes` tells whether a Trainer resumes from it afterwards; null where none does now. `note` says what else
+    there is to know.
     """
 
     path: str
@@ -81,6 +82,7 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
     files: tuple[PlannedFile, ...]
     most_bytes: int
     resumes: bool | None
+    note: str | None = None
 
 
 class PlannedBase(msgspec.Struct, frozen=True):

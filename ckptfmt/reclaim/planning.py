@@ -48,6 +48,7 @@ class Step:
         most_bytes: the most that taking it in may add to the store.
         known: names in the store that may be this checkpoint already, with their manifests.
         resumes: whether a Trainer resumes from it now, and whether it does afterwards.
+        note: what else is to be said of it.
     """
 
     seen: CheckpointSeen
@@ -56,6 +57,7 @@ class Step:
     most_bytes: int
     known: tuple[tuple[str, str], ...] = ()
     resumes: tuple[bool, bool] = (False, False)
+    note: str | None = None
 
     @property
     def source(self) -> str:
@@ -147,6 +149,7 @@ def plan_cleanup(
                 most_bytes=STEP_BYTES if same else most_needed(each),
                 known=same,
                 resumes=(resumes(each), _resumes_still(each, going.get(index, ()))),
+                note=_resumes_by(each, going.get(index, ())),
             )
         )
     wanted = {(tensor.dtype, tensor.shape) for step in steps for tensor in model_of(step.seen) if len(tensor.shape) > 1}
@@ -280,3 +283,19 @@ def _resumes_still(seen: CheckpointSeen, going: Sequence[Going]) -> bool:
     whole = [file for file in full_weights(seen) if file.path not in gone]
     adapters = {tensor.path for tensor in seen.tensors if tensor.role == "adapter"} - gone
     return not lost and bool(whole or adapters)
+
+
+def _resumes_by(seen: CheckpointSeen, going: Sequence[Going]) -> str | None:
+    """What to say where only adapters stay, and lie deeper than transformers' Trainer looks: the directory and below.
+
+    Source: `Trainer._load_from_checkpoint` of transformers 5.
+    """
+    gone = {item.file.path for item in going}
+    if not _resumes_still(seen, going) or any(file.path not in gone for file in full_weights(seen)):
+        return None
+    prefix = f"{seen.root}/" if seen.root else ""
+    adapters = {tensor.path for tensor in seen.tensors if tensor.role == "adapter"} - gone
+    left = [path.removeprefix(prefix) for path in adapters]
+    if any(path.count("/") <= 1 for path in left):
+        return None
+    return "resumes by the code that wrote it; transformers' Trainer looks for adapters at most one directory down"

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from ckptfmt.errors import CkptfmtError, IncompleteStore
 from ckptfmt.format import documents
@@ -24,6 +25,8 @@ from ckptfmt.store.refs import utc_now
 from ckptfmt.store.shards import read_shard_header, shard_key
 from ckptfmt.store.store import Store, manifest_key, record_key
 from ckptfmt.store.trash import bring_back
+
+Given = TypeVar("Given")
 
 PINS = "pins/"
 _PASSES = 5
@@ -53,6 +56,22 @@ class Claim:
     def holds(self) -> bool:
         """Tell whether every gc counted it until now: not so for a process that was suspended for a day."""
         return time.time() - self._since < _HOLDS_SECONDS and self._storage.size(self._key) is not None
+
+    def give(self, confirm_all: Callable[[], None], name: Callable[[], Given]) -> Given:
+        """Confirm all that the document needs, and give it its name.
+
+        Args:
+            confirm_all: raises where something is gone for good.
+            name: makes the claimed document reachable.
+        """
+        confirm_all()
+        if not self.holds():
+            self.begin()
+            confirm_all()
+        given = name()
+        if not self.holds():
+            confirm_all()  # The name holds what is there now.
+        return given
 
     def end(self) -> None:
         """Take it back."""
@@ -213,11 +232,5 @@ def publish(
         confirm(store, objects, name, outside=outside, again=again)
 
     with pinned(store, digest) as claim:
-        confirm_all()
-        if not claim.holds():
-            claim.begin()
-            confirm_all()
-        generation = store.refs.append(name, lambda newest: make(digest, newest))
-        if not claim.holds():
-            confirm_all()  # The ref holds what is there now.
+        generation = claim.give(confirm_all, lambda: store.refs.append(name, lambda newest: make(digest, newest)))
     return digest, generation or store.refs.newest(name)

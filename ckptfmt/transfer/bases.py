@@ -115,11 +115,14 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
             draft(digest, "base add"), origin=walked.root, keep=keep, attributes=attributes_of(walked)
         )
 
-    with pinned(store, digest):
+    def confirm_all() -> None:
         store.put_record(record)
         if keep == "copy":
             _confirm_copy(store, name, record, checkpoint, written=written, progress=progress)
-        generation = store.refs.append(BASES + name, make) or store.refs.current(BASES + name)
+
+    with pinned(store, digest) as claim:
+        given = claim.give(confirm_all, lambda: store.refs.append(BASES + name, make))
+        generation = given or store.refs.current(BASES + name)
     return Base(name, generation, digest, store.record(digest))
 
 
@@ -288,9 +291,11 @@ def keep_base(store: Store, base: Base, *, progress: Progress) -> int:
     written = Written(store)
     _copy(store, checkpoint, written, progress, check=check)
     progress.end()
-    with pinned(store, base.digest):
-        _confirm_copy(store, base.name, base.record, checkpoint, written=written, progress=progress)
-        _amend(store, base, "base keep", origin=place, keep="copy")
+    with pinned(store, base.digest) as claim:
+        claim.give(
+            lambda: _confirm_copy(store, base.name, base.record, checkpoint, written=written, progress=progress),
+            lambda: _amend(store, base, "base keep", origin=place, keep="copy"),
+        )
     return written.size
 
 
@@ -301,9 +306,12 @@ def note_kept(store: Store, base: Base) -> None:
         IncompleteStore: an object that the catalog knows is in no shard.
     """
     if base.generation.keep != "copy":
-        with pinned(store, base.digest):
-            confirm(store, objects_of(base.record), BASES + base.name, outside=None, again=lambda vanished: None)
-            _amend(store, base, "base keep", origin=base.generation.origin or "", keep="copy")
+        objects, called = objects_of(base.record), BASES + base.name
+        with pinned(store, base.digest) as claim:
+            claim.give(
+                lambda: confirm(store, objects, called, outside=None, again=lambda vanished: None),
+                lambda: _amend(store, base, "base keep", origin=base.generation.origin or "", keep="copy"),
+            )
     else:
         store.refs.settled(base.generation)
 

@@ -78,12 +78,19 @@ WRITING: Final[tuple[Bug, ...]] = (
         "the ref comes before the confirmation",
         "store/publish.py",
         "        confirm_all()\n"
-        "        if not claim.holds():\n"
-        "            claim.begin()\n"
+        "        if not self.holds():\n"
+        "            self.begin()\n"
         "            confirm_all()\n"
-        "        generation = store.refs.append(name, lambda newest: make(digest, newest))",
-        "        generation = store.refs.append(name, lambda newest: make(digest, newest))\n        confirm_all()",
+        "        given = name()\n",
+        "        given = name()\n        confirm_all()\n",
         PUBLISH,
+    ),
+    Bug(
+        "a writer that slept does not confirm again",
+        "store/publish.py",
+        "        if not self.holds():\n            self.begin()\n            confirm_all()\n",
+        "",
+        ("tests/gc/test_suspended.py",),
     ),
     Bug(
         "nothing is confirmed",
@@ -230,10 +237,10 @@ WRITING: Final[tuple[Bug, ...]] = (
     Bug(
         "a rename drops the old name first",
         "api/naming.py",
-        '    store.refs.append(new, make)\n    store.refs.swap(seen, structs.replace(draft(None, "rename"), '
-        'message=f"is now {new}"))',
-        '    store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))\n'
-        "    store.refs.append(new, make)",
+        "        claim.give(stands, lambda: store.refs.append(new, make))\n"
+        '    store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))',
+        '        store.refs.swap(seen, structs.replace(draft(None, "rename"), message=f"is now {new}"))\n'
+        "        claim.give(stands, lambda: store.refs.append(new, make))",
         ("tests/faults/test_kill.py::test_a_verb_killed_anywhere[rename]",),
     ),
     Bug(

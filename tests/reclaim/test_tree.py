@@ -175,3 +175,26 @@ def test_without_weights_it_says_that_nothing_resumes(original: Path, tmp_path: 
         assert left <= {"training_args.bin", "chat_template.jinja"}
         store.restore("tree/run/checkpoint-2", tmp_path / "out")
         assert tree_of(tmp_path / "out") == tree_of(original / "trainer_full" / "checkpoint-2")
+
+
+def test_experts_two_directories_down_resume_by_their_own_code_and_the_plan_says_so(
+    original: Path, tmp_path: Path
+) -> None:
+    import peft
+
+    from tests.fixtures.hf import new_model
+    from tests.fixtures.peft_adapters import config_of
+
+    for run in ("dylo", "trainer_peft", "bloated"):
+        shutil.copytree(original / run, tmp_path / "tree" / run)
+    with Store.init(tmp_path / "store") as store:
+        planned = cleaning.plan(store, [tmp_path / "tree"], hold_days=0)
+        said = {Path(each.path).relative_to(tmp_path / "tree").parts[0]: each for each in planned.shown.checkpoints}
+        cleaning.execute(store, planned, prover=prove)
+    assert said["dylo"].resumes
+    assert "at most one directory down" in (said["dylo"].note or "")
+    assert all(each.note is None for name, each in said.items() if name != "dylo"), said
+    left = [path.name for path in (tmp_path / "tree" / "dylo").rglob("*.safetensors")]
+    assert set(left) == {"adapter_model.safetensors"}
+    with pytest.raises(ValueError, match="valid checkpoint"):
+        resume(tmp_path / "tree" / "dylo", peft.get_peft_model(new_model("llama", 0), config_of("lora")), 6)

@@ -11,7 +11,7 @@ from ckptfmt_tui.models.bars import bar, split_bar
 from ckptfmt_tui.models.columns import Column, fit
 from ckptfmt_tui.models.looks import fewer, histogram_text, number
 from ckptfmt_tui.models.outcomes import _WORDS, outcome
-from ckptfmt_tui.models.runs import Branch, branches, damaged_row, fitting, lines, place_of, text_of, tree
+from ckptfmt_tui.models.runs import Branch, branches, damaged_row, fitting, lines, lowest, place_of, text_of, tree
 from ckptfmt_tui.models.settings import curves, leaves, settings_rows
 from ckptfmt_tui.models.tensors import ORDERS, TensorList, texts_of
 
@@ -81,6 +81,9 @@ def test_a_tree_of_runs_in_natural_order() -> None:
     newer = [row("x/1", created="2026-01-01T00:00:00Z"), row("x/2", created="2026-05-01T00:00:00Z")]
     assert [line.path for line in lines(tree(newer, "time"), frozenset())] == ["x", "x/2", "x/1"]
     assert branches(tree(rows, "name")) == {"a"}
+    deep = tree([row("r/x/1"), row("r/x/2"), row("r/y/z/1")], "name")
+    assert branches(deep) == {"r", "r/x", "r/y", "r/y/z"}
+    assert [line.path for line in lines(deep, lowest(deep))] == ["r", "r/x", "r/y", "r/y/z"]
 
 
 def test_the_cursor_goes_with_its_node_or_stays_near() -> None:

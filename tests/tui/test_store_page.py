@@ -88,6 +88,9 @@ def test_details_come_below_where_there_is_no_room_beside(made_store: Path) -> N
         assert not shows(app, "manifest ")
         await pilot.press("s")
         await until(pilot, lambda: shows(app, "manifest ", "parent"))
+        await pilot.press("end")
+        await until(pilot, lambda: shows(app, "checkpoint-30@3"))
+        await until(pilot, lambda: shows(app, "      checkpoint-30 pinned"))  # The cursor is in sight.
         await pilot.press("s")
         await until(pilot, lambda: not shows(app, "manifest "))
 
@@ -383,5 +386,29 @@ def test_the_mouse_moves_opens_and_sorts(made_store: Path) -> None:
             pilot, lambda: line.open is None or (table.current is not None and table.current.open is not line.open)
         )
         assert isinstance(app.screen.query_one("#refs"), VirtualTable)
+
+    piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_keys_of_the_application_work_on_every_page(made_store: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await opened(app, pilot)
+        theme = app.theme
+        await pilot.press("ctrl+t")
+        assert app.theme != theme
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: list(tmp_path.glob("ckptfmt-*.svg")))
+        await pilot.press("ctrl+y")
+        assert app.clipboard == command(app)
+        await pilot.press("8")
+        await until(pilot, lambda: not isinstance(app.screen, StorePage))
+        await pilot.press("1")
+        await until(pilot, lambda: isinstance(app.screen, StorePage))
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: app.screen.__class__.__name__ == "CommandPalette")
+        await pilot.press("escape", "q")
+        await until(pilot, lambda: app.return_code == 0 and not app.is_running)
 
     piloted(CkptfmtApp(str(made_store)), act)

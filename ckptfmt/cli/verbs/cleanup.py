@@ -191,6 +191,7 @@ def plan_lines(plan: CleanupPlanned) -> list[Line]:
     ]
     lines += [f"copied in if need be: base {base.name!r}, at most {size(base.most_bytes)}" for base in plan.bases]
     lines += [Styled(f"does not resume afterwards: {e.path}", "yellow") for e in going if e.resumes is False]
+    lines += [Styled(f"{e.path}: {e.note}", "yellow") for e in going if e.note]
     if plan.base_stays_outside:
         lines.append(Styled("bases stay outside: without their files these checkpoints are lost", "yellow"))
     fits = plan.needed_bytes <= plan.available_bytes

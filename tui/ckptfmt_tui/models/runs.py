@@ -204,6 +204,18 @@ def branches(nodes: Iterable[Branch | RefRow]) -> frozenset[str]:
     return frozenset(found)
 
 
+def lowest(nodes: Iterable[Branch | RefRow]) -> frozenset[str]:
+    """The paths of the branches in which refs lie: folded, what is left is an overview."""
+    found: set[str] = set()
+    waiting = [node for node in nodes if isinstance(node, Branch)]
+    while waiting:
+        branch = waiting.pop()
+        if any(isinstance(child, RefRow) for child in branch.children):
+            found.add(branch.path)
+        waiting += [child for child in branch.children if isinstance(child, Branch)]
+    return frozenset(found)
+
+
 def place_of(made: Sequence[Line], path: str | None, before: int) -> int:
     """Where the cursor goes: to the node of that path, else to the nearest one that is left of what it lay in.
 

@@ -29,7 +29,7 @@ from ckptfmt_tui.widgets.sections import Sections
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 TENSORS: Final = (
-    Column("name", "NAME", 28, 0, grows=True),
+    Column("name", "NAME", 42, 0, grows=True),
     Column("role", "ROLE", 9, 6),
     Column("dtype", "DTYPE", 8, 2),
     Column("shape", "SHAPE", 13, 1),

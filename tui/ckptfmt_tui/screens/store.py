@@ -31,6 +31,7 @@ from ckptfmt_tui.models.runs import (
     damaged_row,
     fitting,
     lines,
+    lowest,
     place_of,
     text_of,
     tree,
@@ -54,6 +55,8 @@ COLUMNS: Final = (
 )
 _DETAILS_FROM: Final = 120
 """Columns of the terminal from which on the details stand beside the tree."""
+_FOLDED_FROM: Final = 200
+"""So many refs begin with their runs folded."""
 _CALM_SECONDS: Final = 0.25
 """So long the cursor has to rest on a checkpoint before the store is asked with whom it shares."""
 
@@ -90,7 +93,7 @@ class StorePage(Page):
         yield Static(id="damaged")
         with Horizontal(id="around"):
             yield VirtualTable(COLUMNS, self._cell, empty="reading the store …", sorted_by="name", id="refs")
-            with VerticalScroll(id="details", can_focus=False):
+            with VerticalScroll(id="details"):
                 yield Static(id="detail")
 
     def begin(self) -> None:
@@ -128,10 +131,12 @@ class StorePage(Page):
                 if not self._listed_once:
                     self.table.show_rows((), empty=answer.problem.message)
             return
-        self._told, self._listed_once = "", True
+        first, self._told, self._listed_once = not self._listed_once, "", True
         self._damaged = {name: why for name, why in answer.value.damaged if not name.startswith(BASES)}
         self._rows = (*answer.value.rows, *map(damaged_row, self._damaged))
         self._texts = tuple(map(text_of, self._rows))
+        if first and len(self._rows) > _FOLDED_FROM:
+            self._folded = lowest(tree(self._rows, "name"))
         self._sharing = {}
         damaged = self.query_one("#damaged", Static)
         damaged.display = bool(answer.value.damaged)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 from rich.text import Text
 from textual import on
@@ -18,6 +18,7 @@ from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 Row = TypeVar("Row")
+_MOST_LINES: Final = 12
 
 
 class Choice(ModalScreen[Row | None], Generic[Row]):
@@ -38,7 +39,6 @@ class Choice(ModalScreen[Row | None], Generic[Row]):
         background: $surface; border: round $primary; padding: 0 1;
     }
     Choice .title { text-style: bold; width: 1fr; }
-    Choice VirtualTable { height: 12; }
     Choice .buttons { height: auto; align-horizontal: right; }
     Choice Button { margin: 0 0 0 2; min-width: 12; }
     """
@@ -77,6 +77,7 @@ class Choice(ModalScreen[Row | None], Generic[Row]):
 
     def on_mount(self) -> None:
         """Begin with the first row."""
+        self.table.styles.height = min(len(self._choices), _MOST_LINES) + 1
         self.table.show_rows(self._choices)
         self.table.focus()
 

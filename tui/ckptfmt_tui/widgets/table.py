@@ -142,8 +142,9 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.refresh()
 
     def on_resize(self) -> None:
-        """Fit the columns anew."""
+        """Fit the columns anew, and keep the cursor in sight."""
         self._measure()
+        self._show_cursor()
 
     def _measure(self) -> None:
         self.virtual_size = Size(self.size.width, len(self._rows) + _HEADER_LINES)
