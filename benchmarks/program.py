@@ -24,7 +24,7 @@ TOPICS: Final[dict[str, Callable[[Workplace], list[Figure]]]] = {
     "reclaiming": reclaiming.measure,
     "diffing": diffing.measure,
     "terminal": terminal.measure,
-    "terminal blocking": terminal_blocking.measure,
+    "terminal-blocking": terminal_blocking.measure,
 }
 SCRIPTS: Final[dict[str, str]] = {
     "delta": "benchmarks.encodings_delta",

@@ -16,7 +16,7 @@ MOST_SECONDS = 0.05
 def test_a_merge_does_not_hold_up_the_keys(made_store: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.ckptfmt"
     shutil.copytree(made_store, store)
-    beats = asyncio.run(use(str(store), "stages/stage-2", str(tmp_path / "out")))
+    beats = asyncio.run(use(str(store), "stages/stage-1", str(tmp_path / "out")))
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert len(beats.worked) > 20
     # CPU time: what others on this machine take away is not the application's doing. One beat may collect garbage.
