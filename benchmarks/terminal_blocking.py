@@ -98,8 +98,14 @@ def _figure(key: str, what: str, runs: list[dict[str, float]], aim: float | None
     return Figure(f"blocking {key}", what, "seconds", statistics.median(values), min(values), max(values), aim, beside)
 
 
-async def use(store: str, ref: str, out: str) -> Beats:
+async def use(store: str, ref: str, out: str, *, alone: bool = False) -> Beats:
     """Merge, and tour the application until the merge is over.
+
+    Args:
+        store: its path.
+        ref: what is merged.
+        out: where to.
+        alone: see `CkptfmtApp`.
 
     Raises:
         SystemExit: the merge failed.
@@ -108,7 +114,7 @@ async def use(store: str, ref: str, out: str) -> Beats:
     from ckptfmt_tui.jobs.requests import Merge
 
     beats = Beats()
-    app = CkptfmtApp(store)
+    app = CkptfmtApp(store, alone=alone)
     async with app.run_test(size=(160, 48)) as pilot:
         for key in _TOURED:  # Pages load their modules when they are first shown, job or not.
             await pilot.press(key)
@@ -127,4 +133,4 @@ async def use(store: str, ref: str, out: str) -> Beats:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(use(*sys.argv[1:4])).document))
+    print(json.dumps(asyncio.run(use(*sys.argv[1:4], alone=True)).document))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -24,6 +25,9 @@ from ckptfmt_tui.widgets.dialogs import Confirmation, ProblemDialog
 
 _WATCH_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.5
+_SETTLED_SECONDS: Final = 0.5
+_COLLECT_OLD_AFTER: Final = 50
+"""Collections of younger objects between two of the oldest; Python's own number is 10."""
 DARK: Final = "textual-dark"
 LIGHT: Final = "textual-light"
 
@@ -35,6 +39,7 @@ class CkptfmtApp(App[int]):
         store: its path.
         read_only: hide and refuse whatever writes.
         page: the page to begin with.
+        alone: whether this process is its own, so that it may decide when garbage is collected.
     """
 
     TITLE = "ckptfmt"
@@ -45,7 +50,7 @@ class CkptfmtApp(App[int]):
     #filter:focus { border: none; }
     """
 
-    def __init__(self, store: str, *, read_only: bool = False, page: str = "store") -> None:
+    def __init__(self, store: str, *, read_only: bool = False, page: str = "store", alone: bool = False) -> None:
         super().__init__()
         self.reader = Reader(store)
         self.read_only = read_only
@@ -53,6 +58,7 @@ class CkptfmtApp(App[int]):
         self.marks: dict[str, str] = {}
         self.chosen: str | None = None
         self._first = page
+        self._alone = alone
         self._pages: dict[str, Page] = {}
         self._seen: object = None
 
@@ -64,6 +70,8 @@ class CkptfmtApp(App[int]):
     def on_mount(self) -> None:
         """Show the first page, and begin to watch the store."""
         self.theme = DARK
+        if self._alone:
+            gc.set_threshold(*gc.get_threshold()[:2], _COLLECT_OLD_AFTER)
         self.show_page(self._first)
         self.set_interval(_WATCH_SECONDS, self._watch)
         self.set_interval(_TICK_SECONDS, self._tick)
@@ -73,6 +81,10 @@ class CkptfmtApp(App[int]):
         if name not in self._pages:
             self._pages[name] = page_class(name)()
             self.install_screen(self._pages[name], name)
+            if self._alone:
+                # Its module and widgets stay as long as the application does: looking through them for garbage, a
+                # hundred thousand objects, would hold up the keys for a tenth of a second, again and again.
+                self.set_timer(_SETTLED_SECONDS, gc.freeze)
         while len(self.screen_stack) > 1 and not (len(self.screen_stack) == 2 and self._is_tab(self.screen)):
             self.pop_screen()
         if self._is_tab(self.screen):
@@ -249,6 +261,6 @@ class CkptfmtApp(App[int]):
 
 def run(store: str, *, read_only: bool = False, page: str = "store") -> int:
     """Run the application in this terminal until it is left."""
-    code = CkptfmtApp(store, read_only=read_only, page=page).run()
+    code = CkptfmtApp(store, read_only=read_only, page=page, alone=True).run()
     sys.stdout.flush()
     return code or 0

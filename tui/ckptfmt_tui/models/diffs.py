@@ -29,7 +29,7 @@ MARKS: Final[dict[Kind, str]] = {"added": "+", "removed": "-", "changed": "~", "
 _UPDATE: Final = "update of "
 
 TENSOR_COLUMNS: Final = (
-    Column("name", "TENSOR", 30, 0, grows=True),
+    Column("name", "TENSOR", 36, 0, grows=True),
     Column("change", "CHANGE", 7, 0, "right"),
     Column("bar", "", 12, 8),
     Column("cosine", "COSINE", 7, 1, "right"),
@@ -37,7 +37,7 @@ TENSOR_COLUMNS: Final = (
     Column("elements", "ELEMENTS", 8, 3, "right"),
     Column("bits", "BITS", 6, 5, "right"),
     Column("rank", "RANK", 6, 2, "right"),
-    Column("shape", "SHAPE", 14, 6, "right"),
+    Column("shape", "SHAPE", 11, 6, "right"),
     Column("type", "TYPE", 10, 7),
 )
 FILE_COLUMNS: Final = (
