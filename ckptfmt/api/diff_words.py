@@ -12,6 +12,8 @@ from ckptfmt.diff.cells import place_of
 if TYPE_CHECKING:
     from ckptfmt.api.results_diff import Cell, ChangedTensor, DiffReport, ReshapedTensor, TensorChanges, TensorRow
 
+WEIGHTS: Final = frozenset({"model", "adapter"})
+"""Roles of tensors that a model is made of; the others belong to its training."""
 _FACTOR: Final = ".lora_"
 
 
@@ -68,7 +70,7 @@ def without_factors(report: DiffReport) -> TensorChanges:
 
 def in_role(role: str, part: str | None, name: str) -> str:
     """A tensor's name; those of neither model nor adapter say whose they are."""
-    return name if role in {"model", "adapter"} else f"{role}: {part + ': ' if part else ''}{name}"
+    return name if role in WEIGHTS else f"{role}: {part + ': ' if part else ''}{name}"
 
 
 def shape_words(shape: Sequence[int]) -> str:

@@ -227,7 +227,7 @@ class ValueChanges(msgspec.Struct, frozen=True):
     removed: tuple[Value, ...]
     changed: tuple[ChangedValue, ...]
     same: int
-    same_values: tuple[Value, ...]
+    same_values: tuple[Value, ...] = ()
 
 
 class Cell(msgspec.Struct, frozen=True):

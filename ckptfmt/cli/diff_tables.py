@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from ckptfmt.api.diff_words import change_words, in_role, number, rank_words, shape_words, share, short_modules
+from ckptfmt.api.diff_words import WEIGHTS, change_words, in_role, number, rank_words, shape_words, share, short_modules
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.text import table
 from ckptfmt.wording import clean, count, size, value
@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 _MORE: Final = "--all shows all"
 _LEAST_NAME: Final = 16
 _NO_CHANGE: Final = "."
-_VALUE_COLUMNS: Final = 28
+_KEY_COLUMNS: Final = 34
+_VALUE_COLUMNS: Final = 20
 _MOST_COLUMNS: Final = 120
+_LEAST_HEADER: Final = 7
+_MOST_LAYERS: Final = 48
+"""Rows of the table of layers, where no more are asked for."""
+_SUFFIX: Final = "_proj"
 
 
 def _tail(name: str, room: int | None) -> str:
@@ -51,7 +56,7 @@ def _more(shown: int, number_of_all: int, noun: str) -> list[Line]:
     return [f"and {count(number_of_all - shown, noun)} more ({_MORE})"] if number_of_all > shown else []
 
 
-def file_lines(files: FileChanges, most: int | None) -> list[Line]:
+def file_lines(files: FileChanges, width: int | None, most: int | None) -> list[Line]:
     """Files that differ."""
     rows = [
         *(("changed", size(each.bytes_a), size(each.bytes_b), each.path) for each in files.changed),
@@ -59,12 +64,14 @@ def file_lines(files: FileChanges, most: int | None) -> list[Line]:
         *(("removed", size(each.bytes), "", each.path) for each in files.removed),
     ]
     shown = rows[:most]
-    return [*table(("FILES", "A", "B", ""), shown, right=("A", "B")), *_more(len(shown), len(rows), "file")]
+    drawn = _named(("FILES", "A", "B", "PATH"), shown, width, right=("A", "B")) if shown else []
+    return [*drawn, *_more(len(shown), len(rows), "file")]
 
 
 def tensor_lines(tensors: TensorChanges, width: int | None, most: int | None) -> list[Line]:
-    """The largest changes of tensors."""
-    shown = tensors.changed[:most]
+    """The largest changes of tensors: those of weights before those of optimizers."""
+    weights_first = sorted(tensors.changed, key=lambda each: each.role not in WEIGHTS)
+    shown = weights_first[:most]
     rows = [_tensor_row(each) for each in shown]
     header = ("CHANGE", "COSINE", "LARGEST", "ELEMENTS", "BITS", "RANK", "TENSOR")
     drawn = _named(header, rows, width, right=header[:-1]) if rows else []
@@ -162,14 +169,13 @@ def _grid(of: str, summary: DiffSummary, cells: list[Cell], width: int | None, m
     inside = [cell for cell in cells if cell.layer is not None]
     modules = [module for module in summary.modules if any(cell.module == module for cell in inside)]
     layers = [layer for layer in summary.layers if any(cell.layer == layer for cell in inside)]
-    short = dict(zip(modules, short_modules(modules), strict=True))
     found = {(cell.layer, cell.module): cell for cell in cells}
-    rows = [(layer, *(_cell(found.get((layer, module))) for module in modules)) for layer in layers[:most]]
-    header = ("LAYER", *short.values())
-    wide = 5 + sum(2 + max(len(short[module]), 7) for module in modules)
+    tall = None if most is None else max(most, _MOST_LAYERS)
+    rows = [(layer, *(_cell(found.get((layer, module))) for module in modules)) for layer in layers[:tall]]
+    header = _fitting(modules, rows, _MOST_COLUMNS if width is None else width)
     title: list[Line] = [Styled("Change by layer and module" + (" of the updates" if of == "adapter" else ""), "bold")]
     drawn: list[Line] = []
-    if layers and (width is None or wide <= width) and wide <= _MOST_COLUMNS:
+    if layers and header is not None:
         drawn = [*table(header, rows, right=header[1:]), *_more(len(rows), len(layers), "layer")]
     elif layers:
         drawn = _by_module(modules, inside, width)
@@ -177,6 +183,19 @@ def _grid(of: str, summary: DiffSummary, cells: list[Cell], width: int | None, m
     told = [(_cell(cell), cell.module) for cell in outside]
     rest = _named(("CHANGE", "OUTSIDE LAYERS" if layers else "MODULE"), told[:most], width, right=("CHANGE",))
     return [*title, *drawn, *(rest if told else []), *_more(len(told[:most]), len(told), "module")]
+
+
+def _fitting(modules: list[str], rows: list[tuple[str, ...]], width: int) -> tuple[str, ...] | None:
+    """The header of the longest names of modules with which the table fits; None where none does."""
+    names = short_modules(modules)
+    bare = [name.removesuffix(_SUFFIX) for name in names]
+    cut = [name if len(name) <= _LEAST_HEADER else f"{name[: _LEAST_HEADER - 1]}…" for name in bare]
+    for candidate in (names, bare, cut):
+        header = ("LAYER", *candidate)
+        taken = sum(max(len(header[at]), *(len(row[at]) for row in rows), 0) for at in range(len(header)))
+        if taken + 2 * len(candidate) <= width and len(set(candidate)) == len(candidate):
+            return header
+    return None
 
 
 def _by_module(modules: list[str], cells: list[Cell], width: int | None) -> list[Line]:
@@ -204,16 +223,23 @@ def _cell(cell: Cell | None) -> str:
 def value_lines(title: str, found: ValueChanges, width: int | None, most: int | None) -> list[Line]:
     """Values that differ, under their key paths."""
     rows = [
-        *((each.key, _value(each.a, width), _value(each.b, width)) for each in found.changed),
-        *((each.key, "", _value(each.value, width)) for each in found.added),
-        *((each.key, _value(each.value, width), "") for each in found.removed),
+        *((each.key, *_values(each.a, each.b, width)) for each in found.changed),
+        *((each.key, "", _values(each.value, None, width)[0]) for each in found.added),
+        *((each.key, _values(each.value, None, width)[0], "") for each in found.removed),
     ]
     rows.sort()
     shown = rows[:most]
-    drawn = table((title.upper(), "A", "B"), [(key, a or "-", b or "-") for key, a, b in shown], width=width)
+    room = None if width is None else _KEY_COLUMNS
+    cells = [(_tail(key, room), a or "-", b or "-") for key, a, b in shown]
+    drawn = table((title.upper(), "A", "B"), cells, width=width)
     return [*drawn, *_more(len(shown), len(rows), "value")]
 
 
-def _value(found: object, width: int | None) -> str:
-    text = " ".join(value(found).split()) or '""'
-    return text if width is None or len(text) <= _VALUE_COLUMNS else f"{text[: _VALUE_COLUMNS - 1]}…"
+def _values(a: object, b: object, width: int | None) -> tuple[str, str]:
+    """Two values on one line each; with all their digits where they would look alike."""
+    told = [" ".join(value(each).split()) or '""' for each in (a, b)]
+    if told[0] == told[1]:
+        told = [" ".join(str(each).split()) for each in (a, b)]
+    if width is not None:
+        told = [text if len(text) <= _VALUE_COLUMNS else f"{text[: _VALUE_COLUMNS - 1]}…" for text in told]
+    return told[0], told[1]

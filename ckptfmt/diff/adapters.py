@@ -114,6 +114,8 @@ def _why_not(adapter: Adapter, tensors: Mapping[str, Tensor]) -> str | None:
         return f"what {adapter.method} adds to a model is no product of two factors"
     if any("lora_magnitude_vector" in name for name in tensors):
         return "with DoRA the change depends on the base's weights"
+    if adapter.config.get("target_parameters"):
+        return "with target_parameters the factors of many experts lie in one tensor"
     if (variant := lora_variant(adapter.config)) is not None:
         return f"with {variant} the change is not the product of its factors alone"
     if adapter.method == NANOGPT_LORA and "lora_alpha" not in adapter.config:
@@ -204,5 +206,6 @@ def _factors(side: Side, module: LoraModule | None, told: Told) -> Factors | Non
 
 def _matrix(side: Side, tensor: Tensor, told: Told) -> Array:
     """A factor as a matrix: of a convolution, with all but the first dimension as columns."""
-    flat: Array = floats_of(side.read(tensor, told), tensor.dtype)
+    with np.errstate(invalid="ignore"):  # Signalling NaN of float16.
+        flat: Array = floats_of(side.read(tensor, told), tensor.dtype)
     return flat.reshape(tensor.shape[0], math.prod(tensor.shape[1:])) if flat.size else np.zeros((tensor.shape[0], 0))

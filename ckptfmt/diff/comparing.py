@@ -2,8 +2,8 @@
 
 The caller's thread takes frames from both sides in turn; two others decode ahead and compare. At any time there are at
 most five decoded frames of 4 MiB of each side ahead, four blocks that are compared or wait for it (4 MiB of each side,
-and up to 24 MiB while one is compared), and a projection of at most 64 MiB: under 300 MB. A tensor that is a view with
-strides is held whole on top.
+and up to 24 MiB while one is compared), and two projections of at most 32 MiB: under 300 MB. A tensor that is a view
+with strides is held whole on top.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ckptfmt.diff.measures import Measured, Sums, block_elements, measure
 from ckptfmt.diff.pairing import TensorPair
 from ckptfmt.diff.ranks import Gram, Projection, plan_rank
 from ckptfmt.diff.reading import Side, Told, in_blocks, size_of
-from ckptfmt.digest import FRAME_BYTES
+from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.format.manifest import Tensor, tensor_digest
 
 WORKERS: Final = 2
@@ -93,12 +93,14 @@ def compare_tensors(
         IntegrityError: what is read is not what was recorded, or not there.
     """
     running: dict[object, _Running] = {}
-    waiting: deque[tuple[_Running, Future[Measured]]] = deque()
+    waiting: deque[tuple[_Running, Future[Measured], int]] = deque()
 
     def settle(most: int) -> None:
         while len(waiting) > most:
-            at, future = waiting.popleft()
+            at, future, read = waiting.popleft()
             at.take(future.result())
+            if read:
+                told(read)
 
     for pair in pairs:
         key = _content(a, b, pair)
@@ -106,19 +108,40 @@ def compare_tensors(
             continue
         wanted = ranks and {pair.a.dtype, pair.b.dtype} <= MATRICES
         now = running[key] = _Running(plan_rank(pair.a.shape) if wanted else None)
-        elements = block_elements(pair.a.dtype, pair.b.dtype, FRAME_BYTES)
-        dtypes = pair.a.dtype, pair.b.dtype
-        with ExitStack() as open_sides:
-            sides = [
-                in_blocks(open_sides.enter_context(closing(side.frames(tensor, told, pool))), elements * width)
-                for side, tensor, width in ((a, pair.a, width_of(dtypes[0])), (b, pair.b, width_of(dtypes[1])))
-            ]
-            for index, (first, second) in enumerate(zip(*sides, strict=True)):
-                task = pool.submit(measure, first, second, dtypes, begin=index * elements, projection=now.projection)
-                waiting.append((now, task))
-                settle(_WAITING - 1)
+        if max(size_of(pair.a), size_of(pair.b)) <= FRAME_BYTES:
+            task = pool.submit(_read_and_measure, a, b, pair, now.projection)
+            waiting.append((now, task, size_of(pair.a) + size_of(pair.b)))
+            settle(_WAITING - 1)
+            continue
+        for begin, first, second in _blocks(a, b, pair, told, pool):
+            dtypes = pair.a.dtype, pair.b.dtype
+            task = pool.submit(measure, first, second, dtypes, begin=begin, projection=now.projection)
+            waiting.append((now, task, 0))
+            settle(_WAITING - 1)
     settle(0)
     return [running[_content(a, b, pair)].compared() for pair in pairs]
+
+
+def _read_and_measure(a: Side, b: Side, pair: TensorPair, projection: Projection | None) -> Measured:
+    """Compare tensors of one frame at most, in the thread that reads them."""
+    first, second = (side.read(tensor, _nobody) for side, tensor in ((a, pair.a), (b, pair.b)))
+    return measure(first, second, (pair.a.dtype, pair.b.dtype), projection=projection)
+
+
+def _nobody(_: int) -> None:
+    """Told where whoever waits for the thread will tell."""
+
+
+def _blocks(a: Side, b: Side, pair: TensorPair, told: Told, pool: Executor) -> Iterator[tuple[int, Buffer, Buffer]]:
+    """The same elements of both tensors, block by block, with the index of the first."""
+    elements = block_elements(pair.a.dtype, pair.b.dtype, FRAME_BYTES)
+    with ExitStack() as opened:
+        sides = [
+            in_blocks(opened.enter_context(closing(side.frames(tensor, told, pool))), elements * width_of(tensor.dtype))
+            for side, tensor in ((a, pair.a), (b, pair.b))
+        ]
+        for index, (first, second) in enumerate(zip(*sides, strict=True)):
+            yield index * elements, first, second
 
 
 def _content(a: Side, b: Side, pair: TensorPair) -> tuple[Content, Content]:

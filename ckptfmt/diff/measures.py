@@ -8,7 +8,7 @@ of any size.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -17,11 +17,12 @@ from ckptfmt.diff.elements import COMPLEX, MATRICES, PACKED, Array, big_integers
 from ckptfmt.diff.ranks import Gram, Projection
 from ckptfmt.digest import Buffer
 
-CHUNK: Final = 1 << 16
+CHUNK: Final = 1 << 17
 """Elements whose arrays lie in the cache together."""
 BLOCK_ELEMENTS: Final = 1 << 21
 """Elements of a block at most; a block is also at most 4 MiB of either tensor."""
 
+_NONE: Final[Array] = np.empty(0)
 _DOT: Final = 1 << 13
 """Elements of a dot product."""
 _SMALLEST: Final = 1e-30
@@ -119,57 +120,61 @@ def measure(
         projection: how the update's rank is found; None where it is not.
     """
     dtype_a, dtype_b = dtypes
-    bits = _changed_bits(first, second, dtype_a) if dtype_a == dtype_b else 0
-    if {dtype_a, dtype_b} & PACKED:
-        return Measured(Sums(changed_bits=bits), None)
     views = memoryview(first).cast("B"), memoryview(second).cast("B")
-    width_a, width_b = width_of(dtype_a), width_of(dtype_b)
-    count = len(views[0]) // width_a
+    widths = width_of(dtype_a), width_of(dtype_b)
+    count = len(views[0]) // widths[0]
     updates: Array | None = None
     if projection is not None and {dtype_a, dtype_b} <= MATRICES:
         updates = np.empty(count, np.float64 if "F64" in dtypes else np.float32)
-    sums = Sums(changed_bits=bits)
-    for at in range(0, count, CHUNK):
-        end = min(at + CHUNK, count)
-        parts = views[0][at * width_a : end * width_a], views[1][at * width_b : end * width_b]
-        found, update = _chunk(*parts, dtype_a, dtype_b)
-        sums = sums.joined(found)
-        if updates is not None:
-            with np.errstate(all="ignore"):
+    sums = Sums()
+    with np.errstate(all="ignore"):  # NaN and infinities are as welcome as any number.
+        for at in range(0, count, CHUNK):
+            end = min(at + CHUNK, count)
+            parts = [view[at * width : end * width] for view, width in zip(views, widths, strict=True)]
+            found, update = _chunk(parts[0], parts[1], dtype_a, dtype_b)
+            sums = sums.joined(found)
+            if updates is not None:
                 updates[at:end] = update
-    if projection is None or updates is None:
-        return Measured(sums, None)
-    return Measured(sums, projection.gram(updates, begin))
-
-
-def _changed_bits(first: Buffer, second: Buffer, dtype: str) -> int:
-    total = 0
-    a, b = words_of(first, dtype), words_of(second, dtype)
-    for at in range(0, len(a), CHUNK):
-        differing = a[at : at + CHUNK] ^ b[at : at + CHUNK]
-        whole = len(differing) * differing.itemsize // 8 * 8
-        data = differing.view(np.uint8)
-        total += int(np.bitwise_count(data[:whole].view("<u8")).sum(dtype=np.int64))
-        total += int(np.bitwise_count(data[whole:]).sum(dtype=np.int64))
-    return total
+        gram = projection.gram(updates, begin) if projection is not None and updates is not None else None
+    return Measured(sums, gram)
 
 
 def _chunk(first: memoryview, second: memoryview, dtype_a: str, dtype_b: str) -> tuple[Sums, Array]:
-    """The sums of a chunk, without bits, and its D."""
-    if dtype_a == dtype_b and (whole := big_integers_of(first, dtype_a)) is not None:
-        return _big_integers(whole, big_integers_of(second, dtype_b)), np.empty(0)  # type: ignore[arg-type]
+    """The sums of a chunk, and its D; where no rank is asked for, an empty one."""
+    words = words_of(first, dtype_a) ^ words_of(second, dtype_b) if dtype_a == dtype_b else None
+    bits = 0 if words is None else _bits(words)
+    if {dtype_a, dtype_b} & PACKED:
+        return Sums(changed_bits=bits), _NONE
+    if words is not None and (whole := big_integers_of(first, dtype_a)) is not None:
+        return replace(_big_integers(whole, big_integers_of(second, dtype_b)), changed_bits=bits), _NONE
     a, b = floats_of(first, dtype_a), floats_of(second, dtype_b)
-    if dtype_a in COMPLEX or dtype_b in COMPLEX:
-        return _complex(_as_complex(a, dtype_a), _as_complex(b, dtype_b)), np.empty(0)
-    with np.errstate(all="ignore"):
-        update = b - a
-        squares = [_square(each) for each in (a, b, update)]
-        if not all(_is_sound(square, each) for square, each in zip(squares, (a, b, update), strict=True)):
-            return _careful(a, b)
-        largest = max(float(update.max()), -float(update.min())) if len(update) else 0.0
-    changed = int(np.count_nonzero(a != b))
+    if {dtype_a, dtype_b} & COMPLEX:
+        return replace(_complex(_as_complex(a, dtype_a), _as_complex(b, dtype_b)), changed_bits=bits), _NONE
+    update = b - a
+    squares = [_square(each) for each in (a, b, update)]
+    if not all(_is_sound(square, each) for square, each in zip(squares, (a, b, update), strict=True)):
+        found, update = _careful(a, b)
+        return replace(found, changed_bits=bits), update
+    largest = max(float(update.max()), -float(update.min())) if len(update) else 0.0
     norm_a, norm_b, norm = map(math.sqrt, squares)
-    return Sums(norm_a, norm_b, norm, largest, changed), update
+    return Sums(norm_a, norm_b, norm, largest, _changed(a, b, words, dtype_a), bits), update
+
+
+def _bits(words: Array) -> int:
+    """How many bits are set."""
+    data = words.view(np.uint8)
+    whole = len(data) // 8 * 8
+    counted = np.bitwise_count(data[:whole].view("<u8")).sum(dtype=np.uint32)
+    return int(counted) + int(np.bitwise_count(data[whole:]).sum(dtype=np.uint32))
+
+
+def _changed(a: Array, b: Array, words: Array | None, dtype: str) -> int:
+    """Elements whose values differ, none of them NaN: in one type of floats, those of other bits but 0.0 and -0.0."""
+    if words is None or dtype not in MATRICES:
+        return int(np.count_nonzero(a != b))
+    changed = int(np.count_nonzero(words))
+    sign = words == words.dtype.type(1 << (8 * words.itemsize - 1))
+    return changed - int(np.count_nonzero(sign & (a == 0))) if sign.any() else changed
 
 
 def _square(values: Array) -> float:
@@ -190,8 +195,7 @@ def _careful(a: Array, b: Array) -> tuple[Sums, Array]:
     finite = np.isfinite(a) & np.isfinite(b)
     changed = int(np.count_nonzero((a != b) & ~(np.isnan(a) & np.isnan(b))))
     kept_a, kept_b = (np.where(finite, each, 0).astype(np.float64) for each in (a, b))
-    with np.errstate(over="ignore"):
-        update = kept_b - kept_a
+    update = kept_b - kept_a
     update[~np.isfinite(update)] = 0  # Two numbers at the ends of float64: their distance is none of its numbers.
     largest = float(np.abs(update).max()) if len(update) else 0.0
     not_finite = int(np.count_nonzero(~finite))
@@ -211,8 +215,9 @@ def _norm(values: Array) -> float:
         return math.inf
 
 
-def _big_integers(a: Array, b: Array) -> Sums:
+def _big_integers(a: Array, b: Array | None) -> Sums:
     """The sums of integers of 32 or 64 bits: their distance is exact before it is rounded."""
+    assert b is not None
     unsigned = f"<u{a.itemsize}"
     distance = (np.maximum(a, b).view(unsigned) - np.minimum(a, b).view(unsigned)).astype(np.float64)
     norm_a, norm_b = (_norm(each.astype(np.float64)) for each in (a, b))
@@ -230,8 +235,7 @@ def _complex(a: Array, b: Array) -> Sums:
     finite = np.isfinite(a) & np.isfinite(b)
     changed = int(np.count_nonzero((a != b) & ~(np.isnan(a) & np.isnan(b))))
     kept_a, kept_b = np.where(finite, a, 0), np.where(finite, b, 0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        sizes = [np.abs(each) for each in (kept_a, kept_b, kept_b - kept_a)]
+    sizes = [np.abs(each) for each in (kept_a, kept_b, kept_b - kept_a)]
     for each in sizes:
         each[~np.isfinite(each)] = 0
     largest = float(sizes[2].max()) if len(finite) else 0.0

@@ -26,8 +26,8 @@ COLUMNS: Final = 32
 EXACT_SIDE: Final = 64
 """The smaller side of a matrix whose rank is exact, if it has no more elements than `EXACT_ELEMENTS`."""
 EXACT_ELEMENTS: Final = 1 << 19
-MOST_COLUMNS: Final = 1 << 19
-"""Wider matrices have no rank here: their projection alone would take more than 64 MiB."""
+MOST_COLUMNS: Final = 1 << 18
+"""Wider matrices have no rank here: their projection alone would take more than 32 MiB."""
 _TILE_ROWS: Final = 32
 _TILE_COLUMNS: Final = 256
 _SEED: Final = 0x636B7074
@@ -170,4 +170,7 @@ def _bands(rows: int, height: int) -> Iterator[tuple[int, int, int]]:
 def _signs(columns: int) -> Array:
     """Random signs, float32, shape (columns, COLUMNS): the same in every run."""
     generator = np.random.Generator(np.random.PCG64(_SEED))
-    return generator.integers(0, 2, (columns, COLUMNS), np.int8).astype(np.float32) * np.float32(2) - np.float32(1)
+    signs: Array = generator.integers(0, 2, (columns, COLUMNS), np.int8).astype(np.float32)
+    signs *= np.float32(2)
+    signs -= np.float32(1)
+    return signs

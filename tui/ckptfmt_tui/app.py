@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any, ClassVar, Final
 
 from textual.app import App, SystemCommand
@@ -74,6 +75,8 @@ class CkptfmtApp(App[int]):
             gc.set_threshold(*gc.get_threshold()[:2], _COLLECT_OLD_AFTER)
         self.show_page(self._first)
         self.set_interval(_WATCH_SECONDS, self._watch)
+        # In a thread, once the first page stands: a tenth of a second that the first job would hold up the keys for.
+        self.set_timer(_SETTLED_SECONDS, lambda: self.run_worker(_load_jobs, thread=True, group="loading"))
         self.set_interval(_TICK_SECONDS, self._tick)
 
     def show_page(self, name: str) -> Page:
@@ -200,7 +203,7 @@ class CkptfmtApp(App[int]):
         then: Callable[[RunningJob], None] | None,
         asks: Callable[[RunningJob], None] | None,
     ) -> None:
-        from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - what jobs give back is loaded with the first of them
+        from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - see `on_mount`
 
         verb = JOBS[type(running.request)]
         asked = False
@@ -257,6 +260,10 @@ class CkptfmtApp(App[int]):
         for job in self.jobs:
             job.stop()
         self.reader.close()
+
+
+def _load_jobs() -> None:
+    import_module("ckptfmt_tui.jobs.verbs")
 
 
 def run(store: str, *, read_only: bool = False, page: str = "store") -> int:

@@ -94,7 +94,7 @@ def lines(report: DiffReport, *, width: int | None = None, most: int | None = No
         return [*told, Styled("no differences", "green")]
     tensors = diff_words.without_factors(report)
     for part in (
-        diff_tables.file_lines(report.files, most),
+        diff_tables.file_lines(report.files, width, most),
         diff_tables.adapter_lines(report.adapters, width, most),
         diff_tables.tensor_lines(tensors, width, most),
         diff_tables.only_lines(tensors, width, most) if report.summary.comparable else [],
