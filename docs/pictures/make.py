@@ -45,7 +45,7 @@ PICTURES: Final = (
     Picture("diff", "diff", (120, 40), (), "done in", _MODELS),
     Picture("heat-map", "diff", (96, 24), (("done in", "h"),), "LAYER", _MODELS),
     Picture("diff-light", "diff", (120, 40), (), "done in", _MODELS, light=True),
-    Picture("adapters", "diff", (96, 28), (("done in", "s"),), "lora_alpha", _STAGES),
+    Picture("metrics", "diff", (96, 24), (("done in", "m"),), "success_rate", _STAGES),
     Picture("help", "store", (100, 34), (("smaller", "question_mark"),), "Keys: Store"),
 )
 """A page joins by a line."""
