@@ -43,9 +43,9 @@ _STAGES = {"a": "stages/stage-1", "b": "stages/stage-2"}
 PICTURES: Final = (
     Picture("store", "store", (120, 32), (("smaller", "down", "down"),), "smaller"),
     Picture("diff", "diff", (120, 40), (), "done in", _MODELS),
-    Picture("heat-map", "diff", (96, 24), (("done in", "h"),), "LAYER", _MODELS),
+    Picture("heat-map", "diff", (96, 24), (("CHANGE", "h"),), "LAYER", _MODELS),
     Picture("diff-light", "diff", (120, 40), (), "done in", _MODELS, light=True),
-    Picture("metrics", "diff", (96, 24), (("done in", "m"),), "success_rate", _STAGES),
+    Picture("metrics", "diff", (96, 24), (("CHANGE", "m"),), "success_rate", _STAGES),
     Picture("help", "store", (100, 34), (("smaller", "question_mark"),), "Keys: Store"),
 )
 """A page joins by a line."""

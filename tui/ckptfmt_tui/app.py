@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any, ClassVar, Final
 
+from textual import events
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
@@ -27,8 +29,10 @@ from ckptfmt_tui.widgets.dialogs import Confirmation, ProblemDialog
 _WATCH_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.5
 _SETTLED_SECONDS: Final = 0.5
-_COLLECT_OLD_AFTER: Final = 50
+_COLLECT_OLD_AFTER: Final = 1000
 """Collections of younger objects between two of the oldest; Python's own number is 10."""
+_IDLE_SECONDS: Final = 5.0
+"""Garbage is looked for once nothing was pressed for so long, which holds up the keys for a tenth of a second."""
 DARK: Final = "textual-dark"
 LIGHT: Final = "textual-light"
 
@@ -60,6 +64,7 @@ class CkptfmtApp(App[int]):
         self.chosen: str | None = None
         self._first = page
         self._alone = alone
+        self._pressed_at: float | None = None
         self._pages: dict[str, Page] = {}
         self._seen: object = None
 
@@ -230,7 +235,20 @@ class CkptfmtApp(App[int]):
         """Let a job do what it has planned."""
         self.run_worker(job.agree(), group="agreeing")
 
+    async def on_event(self, event: events.Event) -> None:
+        """See Textual; and remember when something was pressed."""
+        if isinstance(event, events.InputEvent):
+            self._pressed_at = time.monotonic()
+        await super().on_event(event)
+
+    def _tidy(self) -> None:
+        if self._pressed_at is not None and time.monotonic() - self._pressed_at > _IDLE_SECONDS:
+            self._pressed_at = None
+            gc.collect()
+
     def _tick(self) -> None:
+        if self._alone:
+            self._tidy()
         if any(not job.over for job in self.jobs):
             self._jobs_changed()
 
