@@ -7,7 +7,7 @@ ARGS   ?=
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.ckptfmt-installed
-PATHS := ckptfmt tui tests $(wildcard benchmarks)
+PATHS := ckptfmt tui tests docs $(wildcard benchmarks)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -17,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test torture lint format bench clean
+.PHONY: help install demo test torture lint format bench pictures clean
 
 help: ## List the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -57,6 +57,9 @@ format: install ## Put the code into its format.
 
 bench: install ## Measure, and write docs/benchmarks.md; ARGS goes to the script.
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+pictures: install ## Take the pictures of the terminal UI that the documentation shows.
+	$(BIN)/python docs/pictures/make.py
 
 clean: ## Remove what make and the tools wrote, the environment too.
 	rm -rf $(VENV) build dist .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import copying, diffing, listing, memory, merging, reclaiming, starting, terminal
+from benchmarks import copying, diffing, listing, memory, merging, reclaiming, starting, terminal, terminal_blocking
 from benchmarks.measuring import Figure, Workplace, note
 from benchmarks.report import machine, table, write_lines, write_results
 
@@ -24,6 +24,7 @@ TOPICS: Final[dict[str, Callable[[Workplace], list[Figure]]]] = {
     "reclaiming": reclaiming.measure,
     "diffing": diffing.measure,
     "terminal": terminal.measure,
+    "terminal-blocking": terminal_blocking.measure,
 }
 SCRIPTS: Final[dict[str, str]] = {
     "delta": "benchmarks.encodings_delta",

@@ -179,6 +179,7 @@ def _values(found: ComparedValues) -> results.ValueChanges:
         removed=tuple(results.Value(*each) for each in found.removed),
         changed=tuple(results.ChangedValue(*each) for each in found.changed),
         same=found.same,
+        same_values=tuple(results.Value(*each) for each in found.same_values),
     )
 
 

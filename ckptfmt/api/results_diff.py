@@ -218,12 +218,16 @@ class ChangedValue(msgspec.Struct, frozen=True):
 
 
 class ValueChanges(msgspec.Struct, frozen=True):
-    """Values under flat key paths (`optimizer.lr`, `adapters.default.r`), in order of their keys."""
+    """Values under flat key paths (`optimizer.lr`, `adapters.default.r`), in order of their keys.
+
+    `same` counts those that are, `same_values` has them as A spells them.
+    """
 
     added: tuple[Value, ...]
     removed: tuple[Value, ...]
     changed: tuple[ChangedValue, ...]
     same: int
+    same_values: tuple[Value, ...] = ()
 
 
 class Cell(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from ckptfmt.api.diff_words import WEIGHTS, change_words, in_role, number, rank_words, shape_words, share, short_modules
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.text import table
 from ckptfmt.wording import clean, count, size, value
@@ -15,20 +16,15 @@ if TYPE_CHECKING:
         AdapterChanges,
         Cell,
         ChangedTensor,
-        DiffReport,
         DiffSummary,
         FileChanges,
-        ReshapedTensor,
         TensorChanges,
-        TensorRow,
         ValueChanges,
     )
 
 _MORE: Final = "--all shows all"
 _LEAST_NAME: Final = 16
 _NO_CHANGE: Final = "."
-_WEIGHTS: Final = frozenset({"model", "adapter"})
-_FACTOR: Final = ".lora_"
 _KEY_COLUMNS: Final = 34
 _VALUE_COLUMNS: Final = 20
 _MOST_COLUMNS: Final = 120
@@ -36,36 +32,6 @@ _LEAST_HEADER: Final = 7
 _MOST_LAYERS: Final = 48
 """Rows of the table of layers, where no more are asked for."""
 _SUFFIX: Final = "_proj"
-
-
-def number(found: float | None) -> str:
-    """`0.012`, `1.2e-5`; `inf` where the change is one from zero has its own word, see `_change`."""
-    if found is None:
-        return ""
-    text = f"{found:.2g}"
-    mantissa, e, exponent = text.partition("e")
-    return f"{mantissa}e{int(exponent)}" if e else text
-
-
-def share(found: float | None) -> str:
-    """`12%`, `0.03%`, `<0.01%`."""
-    if found is None:
-        return ""
-    percent = 100 * found
-    if percent == 0 or percent >= 99.95:
-        return f"{percent:.0f}%"
-    if percent < 0.01:
-        return "<0.01%"
-    return f"{percent:.2f}%" if percent < 1 else f"{percent:.1f}%" if percent < 10 else f"{percent:.0f}%"
-
-
-def _change(relative: float | None, norm: float | None) -> str:
-    """The relative norm; `from 0` where A is all zero."""
-    return "from 0" if relative is None and norm is not None else number(relative)
-
-
-def _rank(found: float | None, *, estimated: bool) -> str:
-    return "" if found is None else f"{'~' if estimated else ''}{found:.3g}" if found < 1000 else f"~{found:.0f}"
 
 
 def _tail(name: str, room: int | None) -> str:
@@ -90,26 +56,6 @@ def _more(shown: int, number_of_all: int, noun: str) -> list[Line]:
     return [f"and {count(number_of_all - shown, noun)} more ({_MORE})"] if number_of_all > shown else []
 
 
-def without_factors(report: DiffReport) -> TensorChanges:
-    """The tensors that differ, without the factors of adapters that are compared as updates."""
-    from msgspec import structs
-
-    shown = {each.name for each in report.adapters.compared if each.how == "updates"}
-    shown |= {each.name_b for each in report.adapters.compared if each.how == "updates"}
-
-    def kept(row: TensorRow | ReshapedTensor | ChangedTensor) -> bool:
-        return row.role != "adapter" or row.part not in shown or _FACTOR not in row.name
-
-    found = report.tensors
-    return structs.replace(
-        found,
-        added=tuple(filter(kept, found.added)),
-        removed=tuple(filter(kept, found.removed)),
-        reshaped=tuple(filter(kept, found.reshaped)),
-        changed=tuple(filter(kept, found.changed)),
-    )
-
-
 def file_lines(files: FileChanges, width: int | None, most: int | None) -> list[Line]:
     """Files that differ."""
     rows = [
@@ -124,7 +70,7 @@ def file_lines(files: FileChanges, width: int | None, most: int | None) -> list[
 
 def tensor_lines(tensors: TensorChanges, width: int | None, most: int | None) -> list[Line]:
     """The largest changes of tensors: those of weights before those of optimizers."""
-    weights_first = sorted(tensors.changed, key=lambda each: each.role not in _WEIGHTS)
+    weights_first = sorted(tensors.changed, key=lambda each: each.role not in WEIGHTS)
     shown = weights_first[:most]
     rows = [_tensor_row(each) for each in shown]
     header = ("CHANGE", "COSINE", "LARGEST", "ELEMENTS", "BITS", "RANK", "TENSOR")
@@ -136,37 +82,33 @@ def _tensor_row(each: ChangedTensor) -> tuple[str, ...]:
     retyped = f" {each.dtype_a}->{each.dtype_b}" if each.dtype_a != each.dtype_b else ""
     strange = f" {each.not_finite:,} not finite" if each.not_finite else ""
     return (
-        _change(each.relative_norm, each.norm),
+        change_words(each.relative_norm, each.norm),
         "" if each.cosine is None else f"{each.cosine:.4f}",
         number(each.largest_change),
         share(each.changed_elements),
         share(each.changed_bits),
-        _rank(each.effective_rank, estimated=each.rank_estimated),
-        f"{_in_role(each.role, each.part, each.name)}{retyped}{strange}",
+        rank_words(each.effective_rank, estimated=each.rank_estimated),
+        f"{in_role(each.role, each.part, each.name)}{retyped}{strange}",
     )
-
-
-def _in_role(role: str, part: str | None, name: str) -> str:
-    return name if role in _WEIGHTS else f"{role}: {part + ': ' if part else ''}{name}"
 
 
 def only_lines(tensors: TensorChanges, width: int | None, most: int | None) -> list[Line]:
     """Tensors that one alone has, or that have other shapes."""
     rows = [
         *(
-            ("reshaped", f"{_shape(each.shape_a)} -> {_shape(each.shape_b)}", _in_role(each.role, each.part, each.name))
+            (
+                "reshaped",
+                f"{shape_words(each.shape_a)} -> {shape_words(each.shape_b)}",
+                in_role(each.role, each.part, each.name),
+            )
             for each in tensors.reshaped
         ),
-        *(("added", _shape(each.shape), _in_role(each.role, each.part, each.name)) for each in tensors.added),
-        *(("removed", _shape(each.shape), _in_role(each.role, each.part, each.name)) for each in tensors.removed),
+        *(("added", shape_words(each.shape), in_role(each.role, each.part, each.name)) for each in tensors.added),
+        *(("removed", shape_words(each.shape), in_role(each.role, each.part, each.name)) for each in tensors.removed),
     ]
     shown = rows[:most]
     drawn = _named(("IN ONE", "SHAPE", "TENSOR"), shown, width, right=("SHAPE",)) if shown else []
     return [*drawn, *_more(len(shown), len(rows), "tensor")]
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def adapter_lines(adapters: AdapterChanges, width: int | None, most: int | None) -> list[Line]:
@@ -186,16 +128,16 @@ def _adapter_lines(each: AdapterChange, width: int | None, most: int | None) -> 
         return [f"adapter {called}: compared tensor by tensor: {each.why}"]
     said = f"adapter {called}: updates of {count(len(each.modules), 'module')} differ"
     said += f", {each.same_modules:,} the same" if each.same_modules else ""
-    change = _change(each.relative_norm, 1.0)
+    change = change_words(each.relative_norm, 1.0)
     said += f"; change {change}" + ("" if each.cosine is None else f", cosine {each.cosine:.4f}")
     shown = each.modules[:most]
     rows = [
         (
-            _change(row.relative_norm, row.norm),
+            change_words(row.relative_norm, row.norm),
             "" if row.cosine is None else f"{row.cosine:.4f}",
             _pair(_count(row.rank_a), _count(row.rank_b)),
-            _pair(*(_rank(rank, estimated=False) for rank in (row.effective_rank_a, row.effective_rank_b))),
-            _rank(row.effective_rank, estimated=False),
+            _pair(*(rank_words(rank, estimated=False) for rank in (row.effective_rank_a, row.effective_rank_b))),
+            rank_words(row.effective_rank, estimated=False),
             row.module,
         )
         for row in shown
@@ -245,7 +187,7 @@ def _grid(of: str, summary: DiffSummary, cells: list[Cell], width: int | None, m
 
 def _fitting(modules: list[str], rows: list[tuple[str, ...]], width: int) -> tuple[str, ...] | None:
     """The header of the longest names of modules with which the table fits; None where none does."""
-    names = _short(modules)
+    names = short_modules(modules)
     bare = [name.removesuffix(_SUFFIX) for name in names]
     cut = [name if len(name) <= _LEAST_HEADER else f"{name[: _LEAST_HEADER - 1]}…" for name in bare]
     for candidate in (names, bare, cut):
@@ -276,19 +218,6 @@ def _cell(cell: Cell | None) -> str:
     if not cell.changed:
         return _NO_CHANGE
     return number(cell.relative_norm) or "?"
-
-
-def _short(modules: list[str]) -> list[str]:
-    """The last parts of modules' names: as many as tell them apart."""
-    found = []
-    for module in modules:
-        parts = module.split(".")
-        for size_ in range(1, len(parts) + 1):
-            tail = ".".join(parts[-size_:])
-            if sum(other == tail or other.endswith(f".{tail}") for other in modules) == 1:
-                break
-        found.append(tail)
-    return found
 
 
 def value_lines(title: str, found: ValueChanges, width: int | None, most: int | None) -> list[Line]:

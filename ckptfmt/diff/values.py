@@ -12,12 +12,17 @@ from ckptfmt.format.manifest import Adapter, Json, Manifest
 
 @dataclass(frozen=True, slots=True)
 class ComparedValues:
-    """Values that only B has, that only A has, and that differ; in order of their keys. `same` counts the others."""
+    """Values that only B has, that only A has, that differ, and that are the same; in order of their keys."""
 
     added: tuple[tuple[str, Json], ...]
     removed: tuple[tuple[str, Json], ...]
     changed: tuple[tuple[str, Json, Json], ...]
-    same: int
+    same_values: tuple[tuple[str, Json], ...]
+
+    @property
+    def same(self) -> int:
+        """How many are the same."""
+        return len(self.same_values)
 
 
 def flat(values: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
@@ -51,12 +56,12 @@ def _adapter_settings(adapter: Adapter, name: str) -> dict[str, Json]:
 def compare_values(a: Mapping[str, Json], b: Mapping[str, Json]) -> ComparedValues:
     """Compare two flat mappings."""
     both = sorted(a.keys() & b.keys())
-    changed = tuple((key, a[key], b[key]) for key in both if not is_equal(a[key], b[key]))
+    same = {key for key in both if is_equal(a[key], b[key])}
     return ComparedValues(
         added=tuple((key, b[key]) for key in sorted(b.keys() - a.keys())),
         removed=tuple((key, a[key]) for key in sorted(a.keys() - b.keys())),
-        changed=changed,
-        same=len(both) - len(changed),
+        changed=tuple((key, a[key], b[key]) for key in both if key not in same),
+        same_values=tuple((key, a[key]) for key in both if key in same),
     )
 
 

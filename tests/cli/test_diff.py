@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ckptfmt.api import diff_words
 from ckptfmt.api.diffing import diff
 from ckptfmt.api.results_diff import ChangedTensor, ChangedValue, Value, ValueChanges
 from ckptfmt.cli import diff_tables
@@ -187,14 +188,14 @@ def test_nothing_is_sent_that_a_terminal_obeys(sh: Shell, elsewhere: Path) -> No
 
 
 def test_numbers_are_short() -> None:
-    assert [diff_tables.number(each) for each in (0.0, 0.012345, 1.2345e-5, 1234.5, None)] == [
+    assert [diff_words.number(each) for each in (0.0, 0.012345, 1.2345e-5, 1234.5, None)] == [
         "0",
         "0.012",
         "1.2e-5",
         "1.2e3",
         "",
     ]
-    assert [diff_tables.share(each) for each in (0.0, 1e-5, 0.005, 0.05, 0.5, 1.0, None)] == [
+    assert [diff_words.share(each) for each in (0.0, 1e-5, 0.005, 0.05, 0.5, 1.0, None)] == [
         "0%",
         "<0.01%",
         "0.50%",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any, ClassVar, Final
 
+from textual import events
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
@@ -27,6 +31,11 @@ _TICK_SECONDS: Final = 0.5
 _READ_ONLY: Final = Problem(
     "read-only", "this terminal UI runs with --read-only: it writes nothing", "start it without --read-only", 1
 )
+_SETTLED_SECONDS: Final = 0.5
+_COLLECT_OLD_AFTER: Final = 1000
+"""Collections of younger objects between two of the oldest; Python's own number is 10."""
+_IDLE_SECONDS: Final = 5.0
+"""Garbage is looked for once nothing was pressed for so long, which holds up the keys for a tenth of a second."""
 DARK: Final = "textual-dark"
 LIGHT: Final = "textual-light"
 
@@ -38,6 +47,7 @@ class CkptfmtApp(App[int]):
         store: its path.
         read_only: hide and refuse whatever writes.
         page: the page to begin with.
+        alone: whether this process is its own, so that it may decide when garbage is collected.
     """
 
     TITLE = "ckptfmt"
@@ -48,7 +58,7 @@ class CkptfmtApp(App[int]):
     #filter:focus { border: none; }
     """
 
-    def __init__(self, store: str, *, read_only: bool = False, page: str = "store") -> None:
+    def __init__(self, store: str, *, read_only: bool = False, page: str = "store", alone: bool = False) -> None:
         super().__init__()
         self.reader = Reader(store)
         self.read_only = read_only
@@ -56,6 +66,8 @@ class CkptfmtApp(App[int]):
         self.marks: dict[str, str] = {}
         self.chosen: str | None = None
         self._first = page
+        self._alone = alone
+        self._pressed_at: float | None = None
         self._pages: dict[str, Page] = {}
         self._seen: object = None
 
@@ -67,9 +79,13 @@ class CkptfmtApp(App[int]):
     def on_mount(self) -> None:
         """Show the first page, and begin to watch the store."""
         self.theme = DARK
+        if self._alone:
+            gc.set_threshold(*gc.get_threshold()[:2], _COLLECT_OLD_AFTER)
         self.show_page(self._first)
         self._watch()
         self.set_interval(_WATCH_SECONDS, self._watch)
+        # In a thread, once the first page stands: a tenth of a second that the first job would hold up the keys for.
+        self.set_timer(_SETTLED_SECONDS, lambda: self.run_worker(_load_jobs, thread=True, group="loading"))
         self.set_interval(_TICK_SECONDS, self._tick)
 
     def show_page(self, name: str) -> Page:
@@ -77,6 +93,10 @@ class CkptfmtApp(App[int]):
         if name not in self._pages:
             self._pages[name] = page_class(name)()
             self.install_screen(self._pages[name], name)
+            if self._alone:
+                # Its module and widgets stay as long as the application does: looking through them for garbage, a
+                # hundred thousand objects, would hold up the keys for a tenth of a second, again and again.
+                self.set_timer(_SETTLED_SECONDS, gc.freeze)
         while len(self.screen_stack) > 1 and not (len(self.screen_stack) == 2 and self._is_tab(self.screen)):
             self.pop_screen()
         if self._is_tab(self.screen):
@@ -111,6 +131,9 @@ class CkptfmtApp(App[int]):
 
     def action_save_screen(self) -> None:
         """Write the screen as SVG into the present directory."""
+        if self.is_web:
+            self.deliver_screenshot()
+            return
         name = f"ckptfmt-{datetime.now(UTC):%Y%m%d-%H%M%S}.svg"
         try:
             path = self.save_screenshot(name, os.getcwd())
@@ -125,6 +148,13 @@ class CkptfmtApp(App[int]):
 
         for shown in self.screen.query(CommandLine):
             shown.on_click()
+
+    def action_interrupt(self) -> None:
+        """What Ctrl-C does: copy the text that is marked, else quit."""
+        if self.screen.get_selected_text():
+            self.screen.action_copy_text()
+        else:
+            self.action_leave()
 
     def action_leave(self) -> None:
         """Quit; asks first while jobs run."""
@@ -189,15 +219,9 @@ class CkptfmtApp(App[int]):
         then: Callable[[RunningJob], None] | None,
         asks: Callable[[RunningJob], None] | None,
     ) -> None:
-        from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - what jobs give back is loaded with the first of them
+        from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - see `on_mount`
 
         verb = JOBS[type(running.request)]
-        if self.read_only and verb.writes:  # No page offers it; this is what holds if one does.
-            running.refuse(Problem("read-only", f"{running.title}: opened read-only", "ckptfmt tui", 1))
-            self._jobs_changed()
-            if then is not None:
-                then(running)
-            return
         asked = False
 
         def changed(job: RunningJob) -> None:
@@ -222,7 +246,20 @@ class CkptfmtApp(App[int]):
         """Let a job do what it has planned."""
         self.run_worker(job.agree(), group="agreeing")
 
+    async def on_event(self, event: events.Event) -> None:
+        """See Textual; and remember when something was pressed."""
+        if isinstance(event, events.InputEvent):
+            self._pressed_at = time.monotonic()
+        await super().on_event(event)
+
+    def _tidy(self) -> None:
+        if self._pressed_at is not None and time.monotonic() - self._pressed_at > _IDLE_SECONDS:
+            self._pressed_at = None
+            gc.collect()
+
     def _tick(self) -> None:
+        if self._alone:
+            self._tidy()
         if any(not job.over for job in self.jobs):
             self._jobs_changed()
 
@@ -254,8 +291,12 @@ class CkptfmtApp(App[int]):
         self.reader.close()
 
 
+def _load_jobs() -> None:
+    import_module("ckptfmt_tui.jobs.verbs")
+
+
 def run(store: str, *, read_only: bool = False, page: str = "store") -> int:
     """Run the application in this terminal until it is left."""
-    code = CkptfmtApp(store, read_only=read_only, page=page).run()
+    code = CkptfmtApp(store, read_only=read_only, page=page, alone=True).run()
     sys.stdout.flush()
     return code or 0

@@ -20,6 +20,8 @@ class Key(NamedTuple):
         help: one sentence for the help screen.
         writes: whether it changes the store or files: absent under `--read-only`.
         shown: whether the footer has it.
+        first: whether it is taken before what has the keyboard gets it, so that keys typed quickly behind it go where
+            it leads.
     """
 
     page: str
@@ -29,6 +31,7 @@ class Key(NamedTuple):
     help: str
     writes: bool = False
     shown: bool = True
+    first: bool = False
 
 
 PAGES: Final[dict[str, str]] = {
@@ -51,7 +54,7 @@ KEYS: Final[tuple[Key, ...]] = (
         Key(EVERYWHERE, str(number), f"app.page('{page}')", title, f"Go to the page {title}.", shown=False)
         for number, (page, title) in enumerate(PAGES.items(), 1)
     ),
-    Key(EVERYWHERE, "slash", "filter", "Filter", "Filter what is listed; Escape takes the filter away."),
+    Key(EVERYWHERE, "slash", "filter", "Filter", "Filter what is listed; Escape takes the filter away.", first=True),
     Key(EVERYWHERE, "question_mark,f1", "app.help", "Help", "Show all keys of this page."),
     Key(EVERYWHERE, "ctrl+p", "app.command_palette", "Palette", "Search every action by name.", shown=False),
     Key(EVERYWHERE, "ctrl+y", "app.copy_command", "Copy command", "Copy the command line shown below.", shown=False),
@@ -66,6 +69,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(EVERYWHERE, "ctrl+t", "app.toggle_theme", "Theme", "Change between the dark and the light theme.", shown=False),
     Key(EVERYWHERE, "f5", "reload", "Reload", "Read the store again.", shown=False),
     Key(EVERYWHERE, "escape", "back", "Back", "Go back, or take the filter away.", shown=False),
+    Key(EVERYWHERE, "ctrl+c", "app.interrupt", "Quit", "Copy what is marked with the mouse; else quit.", shown=False),
     Key(EVERYWHERE, "q,ctrl+q", "app.leave", "Quit", "Quit; asks while jobs run."),
     Key("store", "enter", "open", "Open", "Open the checkpoint, or fold the run.", shown=False),
     Key("store", "space", "fold", "Fold", "Fold or unfold the run.", shown=False),
@@ -133,6 +137,28 @@ KEYS: Final[tuple[Key, ...]] = (
         "receipts", "p", "purge", "Purge", "Plan to delete what this receipt holds, its hold over or not.", writes=True
     ),
     Key("receipts", "P", "purge_due", "Purge due", "Plan to delete all whose hold is over.", writes=True),
+    Key("diff", "a", "choose('a')", "Choose A", "Choose A: a ref, ref@generation, bases/NAME, or a path."),
+    Key("diff", "b", "choose('b')", "Choose B", "Choose B."),
+    Key("diff", "w", "swap", "Swap", "Let A be B and B be A."),
+    Key("diff", "c", "compare", "Compare", "Compare A and B; nothing is written."),
+    Key("diff", "x", "stop", "Stop", "Stop comparing.", shown=False),
+    Key("diff", "t", "view('tensors')", "Tensors", "Show the tensors, and what adapters add.", shown=False),
+    Key(
+        "diff",
+        "h",
+        "view('heat')",
+        "Heat map",
+        "Show changes by layer and module; again: of updates.",
+        shown=False,
+    ),
+    Key("diff", "f", "view('files')", "Files", "Show the files.", shown=False),
+    Key("diff", "s", "view('settings')", "Settings", "Show hyperparameters and adapter settings.", shown=False),
+    Key("diff", "m", "view('metrics')", "Metrics", "Show the metrics.", shown=False),
+    Key("diff", "plus", "kind('added')", "Added", "Show or hide what only B has.", shown=False),
+    Key("diff", "minus", "kind('removed')", "Removed", "Show or hide what only A has.", shown=False),
+    Key("diff", "tilde", "kind('changed')", "Changed", "Show or hide what changed.", shown=False),
+    Key("diff", "equals_sign", "kind('same')", "Same", "Show or hide what is the same.", shown=False),
+    Key("diff", "o", "order", "Order", "Sort the tensors by the next column."),
     Key("store", "d,delete", "drop", "Drop", "Drop its name; nothing is freed before a gc.", writes=True),
     Key("verify", "a", "verify", "Verify all", "Decode everything that is stored, and compare digests."),
     Key("verify", "s", "some", "Verify some", "Decode the picked checkpoints, else those that fit the filter."),
@@ -154,7 +180,9 @@ KEYS: Final[tuple[Key, ...]] = (
 def bindings_of(page: str) -> list[BindingType]:
     """Textual's bindings of a page."""
     return [
-        Binding(key.keys, key.action, key.label, show=key.shown, tooltip=key.help) for key in KEYS if key.page == page
+        Binding(key.keys, key.action, key.label, show=key.shown, tooltip=key.help, priority=key.first)
+        for key in KEYS
+        if key.page == page
     ]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from ckptfmt.api import diff_words
 from ckptfmt.cli import diff_tables
 from ckptfmt.cli.output import Line, Styled, width_of
 from ckptfmt.cli.session import Session
@@ -91,7 +92,7 @@ def lines(report: DiffReport, *, width: int | None = None, most: int | None = No
     told += [Styled(f"note: {note}", "yellow") for note in report.summary.notes]
     if report.summary.identical:
         return [*told, Styled("no differences", "green")]
-    tensors = diff_tables.without_factors(report)
+    tensors = diff_words.without_factors(report)
     for part in (
         diff_tables.file_lines(report.files, width, most),
         diff_tables.adapter_lines(report.adapters, width, most),
@@ -151,5 +152,5 @@ def _tensors(report: DiffReport) -> str:
     said = ", ".join(f"{number:,} {word}" for word, number in parts.items() if number) or "none"
     if summary.retyped:
         said += f"; {count(summary.retyped, 'of another type')}".replace("types", "type")
-    change = diff_tables.number(summary.relative_norm)
+    change = diff_words.number(summary.relative_norm)
     return said + (f"; change {change}" if change and found.changed else "")

@@ -21,6 +21,7 @@ from ckptfmt.api.results import (
     RestoreReport,
     VerifyReport,
 )
+from ckptfmt.api.results_diff import DiffReport
 from ckptfmt.api.results_reclaim import CleanupReport, PurgeReport, ScanReport, UndoReport
 from ckptfmt.api.results_tensor import TensorLook
 from ckptfmt.progress import Progress
@@ -70,6 +71,10 @@ def _merge(store: Store, job: ask.Merge, progress: Progress, _agree: Agree) -> M
 
 def _verify(store: Store, job: ask.Verify, progress: Progress, _agree: Agree) -> VerifyReport:
     return store.verify(job.refs, progress=progress)
+
+
+def _diff(store: Store, job: ask.Diff, progress: Progress, _agree: Agree) -> DiffReport:
+    return store.diff(job.first, job.second, progress=progress)
 
 
 def _scan(store: Store, job: ask.Scan, progress: Progress, _agree: Agree) -> ScanReport:
@@ -155,6 +160,7 @@ JOBS: Final[dict[type, JobVerb]] = {
     ask.Restore: JobVerb(_restore, RestoreReport),
     ask.Merge: JobVerb(_merge, MergeReport),
     ask.Verify: JobVerb(_verify, VerifyReport, writes=False),
+    ask.Diff: JobVerb(_diff, DiffReport, writes=False),
     ask.Scan: JobVerb(_scan, ScanReport, writes=False),
     ask.Cleanup: JobVerb(_cleanup, CleanupReport, plan=CleanupReport),
     ask.Undo: JobVerb(_undo, UndoReport),

@@ -21,6 +21,7 @@ _NAMES = {
     "ctrl+s": "Ctrl+S",
     "ctrl+t": "Ctrl+T",
     "ctrl+q": "Ctrl+Q",
+    "ctrl+c": "Ctrl+C",
     "f1": "F1",
     "f5": "F5",
     "escape": "Esc",
@@ -28,10 +29,14 @@ _NAMES = {
     "space": "Space",
     "delete": "Del",
     "tab": "Tab",
+    "plus": "+",
     "left": "←",
     "right": "→",
     "left_square_bracket": "[",
     "right_square_bracket": "]",
+    "minus": "-",
+    "tilde": "~",
+    "equals_sign": "=",
 }
 
 

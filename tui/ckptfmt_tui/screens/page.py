@@ -127,7 +127,8 @@ class Page(Screen[None]):
         """Show the filter and write into it."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        # At once: `focus()` would come behind keys that were typed quickly.
+        self.set_focus(field)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter as it is typed."""
@@ -165,7 +166,9 @@ class Page(Screen[None]):
         self.store_changed()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Hide what writes under `--read-only`."""
+        """Hide what writes under `--read-only`; a field keeps the filter's key, which is a letter of paths."""
+        if action == "filter" and isinstance(self.focused, Input):
+            return False
         return not (self.ui.read_only and action in writing_actions())
 
     @work(thread=True, group="reading")

@@ -1,0 +1,84 @@
+"""Every screen as a picture, at two sizes, compared with the one in `snapshots/`.
+
+`CKPTFMT_UPDATE_SNAPSHOTS=1` writes them anew: look at what changed before it is committed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ckptfmt_tui.app import CkptfmtApp
+from ckptfmt_tui.jobs.running import RunningJob
+from textual.pilot import Pilot
+
+import ckptfmt.store.refs
+from tests.tui.piloting import piloted, shows, until
+from tests.tui.screens import SCREENS, Clock, Screen, make_store, plain
+
+SNAPSHOTS = Path(__file__).with_name("snapshots")
+SIZES = ((80, 24), (160, 48))
+UPDATE = "CKPTFMT_UPDATE_SNAPSHOTS"
+
+
+@pytest.fixture(scope="module")
+def shown_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that the pictures show, in a directory of its own."""
+    top = tmp_path_factory.mktemp("snapshots")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CKPTFMT_CACHE", str(top / "cache"))
+        patch.setattr(ckptfmt.store.refs, "datetime", Clock())
+        patch.chdir(top)
+        for _ in make_store(Path("people"), Path("store.ckptfmt")):
+            pass
+    return top
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("screen", SCREENS, ids=lambda screen: screen.name)
+def test_a_screen_looks_as_it_did(
+    shown_store: Path, screen: Screen, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shown_store)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(RunningJob, "seconds", property(lambda job: 2.0))
+    taken = ""
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        nonlocal taken
+        for text, *keys in screen.keys:
+            await until(pilot, lambda text=text: shows(app, text))  # type: ignore[misc]
+            await pilot.press(*keys)
+        await until(pilot, lambda: shows(app, *screen.shown))
+        await app.workers.wait_for_complete([worker for worker in app.workers if worker.group == "reading"])
+        await pilot.pause()
+        taken = plain(app.export_screenshot(title="ckptfmt", simplify=True))
+
+    app = CkptfmtApp("store.ckptfmt", page=screen.page)
+    app.marks = dict(screen.marks)
+    app.animation_level = "none"
+    piloted(app, act, size)
+    expected = SNAPSHOTS / f"{screen.name}-{size[0]}x{size[1]}.svg"
+    if os.environ.get(UPDATE):
+        SNAPSHOTS.mkdir(exist_ok=True)
+        expected.write_text(taken, encoding="utf-8")
+        return
+    before = expected.read_text(encoding="utf-8") if expected.exists() else ""
+    if before != taken:
+        seen = tmp_path / expected.name
+        seen.write_text(taken, encoding="utf-8")
+        lines = difflib.unified_diff(before.splitlines(), taken.splitlines(), "before", "now", n=0, lineterm="")
+        few = "\n".join(line[:200] for line in list(lines)[:20])
+        pytest.fail(
+            f"{screen.name} looks otherwise: open {seen} beside {expected} in a browser; "
+            f"{UPDATE}=1 makes it the new one\n{few}",
+            pytrace=False,
+        )
+
+
+def test_there_is_no_picture_without_a_screen() -> None:
+    wanted = {f"{screen.name}-{width}x{height}.svg" for screen in SCREENS for width, height in SIZES}
+    assert {path.name for path in SNAPSHOTS.iterdir()} == wanted
