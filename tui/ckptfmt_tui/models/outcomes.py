@@ -54,6 +54,11 @@ def _gc(result: Any) -> list[str]:
     return [f"{size(result.freed_bytes)} freed, {size(result.taken_out_bytes)} taken out"]
 
 
+def _prune(result: Any) -> list[str]:
+    told = f"{count(len(result.dropped), 'name')} dropped, {len(result.kept):,} kept; nothing is freed before a gc"
+    return [told, *_listed([f"kept: {each.ref}: {each.message}" for each in result.failed])]
+
+
 def _fsck(result: Any) -> list[str]:
     looked = f"{count(result.refs, 'ref')}, {count(result.shards, 'shard')}, {count(result.objects, 'object')}"
     return [f"{looked}: {count(len(result.problems), 'problem')}" if result.problems else f"{looked}: no problem"]
@@ -100,6 +105,7 @@ _WORDS: Final[dict[type[Job], Callable[[Any], list[str]]]] = {
     ask.Undo: lambda result: [f"{count(result.files, 'file')} put back", *_refused(result)],
     ask.Purge: lambda result: [f"{size(result.freed_bytes)} freed", *_refused(result)],
     ask.Gc: _gc,
+    ask.Prune: _prune,
     ask.Fsck: _fsck,
     ask.Optimize: _optimize,
     ask.AddBase: _base,
