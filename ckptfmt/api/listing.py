@@ -65,7 +65,7 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
                 parent=refs_of.get(summary.parent, summary.parent) if summary.parent else None,
                 base=summary.base,
                 binding=summary.binding,
-                needs_base=_needs(store, item.target, used, needs),
+                needs_base=_needs(store, item.target, used, needs, damaged),
                 created=item.time,
                 logical_bytes=summary.logical_bytes,
                 stored_bytes=used.stored_bytes,
@@ -78,14 +78,22 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
     return rows
 
 
-def _needs(store: Store, target: str, used: Used, known: dict[str, NeedsBase | None]) -> NeedsBase | None:
+def _needs(
+    store: Store, target: str, used: Used, known: dict[str, NeedsBase | None], damaged: Damaged | None
+) -> NeedsBase | None:
     summary = used.summary
     if not used.missing:
         return None
     if summary.base is None or summary.record is None:
         return needs_base(store, store.manifest(target))
     if summary.record not in known:
-        known[summary.record] = needs_itself(store, summary.base, summary.record)
+        try:
+            known[summary.record] = needs_itself(store, summary.base, summary.record)
+        except CkptfmtError as error:
+            if damaged is None:
+                raise
+            damaged(BASES + summary.base, error)  # Its checkpoints are listed all the same.
+            known[summary.record] = NeedsBase(summary.base, summary.record, None)
     return known[summary.record]
 
 

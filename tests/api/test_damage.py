@@ -58,3 +58,16 @@ def test_a_checkpoint_that_needs_nothing_of_its_damaged_base_is_restored(store: 
     spoil(Path(store.path) / "bases" / f"{made.record}.json")
     Store.open(store.path).restore("tuned", tmp_path / "back")
     assert (tmp_path / "back/model.safetensors").read_bytes() == (tmp_path / "tuned/model.safetensors").read_bytes()
+
+
+def test_a_checkpoint_that_needs_the_files_of_a_damaged_base_is_listed(store: Store, tmp_path: Path) -> None:
+    made = store.add_base("base", model(tmp_path / "base", 1))
+    store.import_checkpoint(model(tmp_path / "same", 1), "same", base="base")
+    assert store.list_refs()[0].needs_base is not None
+    spoil(Path(store.path) / "bases" / f"{made.record}.json")
+    told: list[str] = []
+    with Store.open(store.path) as opened:
+        (row,) = opened.list_refs(damaged=lambda name, _: told.append(name))
+    assert (row.ref, set(told)) == ("same", {"bases/base"})
+    assert row.needs_base is not None
+    assert (row.needs_base.name, row.needs_base.record) == ("base", made.record)
