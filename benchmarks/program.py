@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import copying, listing, memory, merging, reclaiming, starting, terminal
+from benchmarks import copying, diffing, listing, memory, merging, reclaiming, starting, terminal
 from benchmarks.measuring import Figure, Workplace, note
 from benchmarks.report import machine, table, write_lines, write_results
 
@@ -22,6 +22,7 @@ TOPICS: Final[dict[str, Callable[[Workplace], list[Figure]]]] = {
     "memory": memory.measure,
     "merging": merging.measure,
     "reclaiming": reclaiming.measure,
+    "diffing": diffing.measure,
     "terminal": terminal.measure,
 }
 SCRIPTS: Final[dict[str, str]] = {

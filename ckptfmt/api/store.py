@@ -25,6 +25,7 @@ from ckptfmt.api.results import (
     Shown,
     Stats,
 )
+from ckptfmt.api.store_diff import StoreDiff
 from ckptfmt.api.store_names import StoreNames
 from ckptfmt.api.store_upkeep import StoreUpkeep
 from ckptfmt.format.manifest import How
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from ckptfmt.convert.checkpoint import Checkpoint
 
 
-class Store(StoreNames, StoreUpkeep):
+class Store(StoreDiff, StoreNames, StoreUpkeep):
     """An open store.
 
     Paths are strings or path-likes; a checkpoint is named by ref (`runs/exp1`), by ref and generation

@@ -24,6 +24,7 @@ VERBS: Final[dict[str, Entry]] = {
     "ls": Entry("ls", "List checkpoints: layout, stage, base, sizes, metrics.", _CHECKPOINTS),
     "show": Entry("show", "Show one checkpoint: files, tensors, base, lineage, encodings.", _CHECKPOINTS),
     "log": Entry("log", "Show a checkpoint's lineage, and the earlier generations of its name.", _CHECKPOINTS),
+    "diff": Entry("diff", "Compare two checkpoints: files, tensors, adapters, settings, metrics.", _CHECKPOINTS),
     "merge": Entry("merge", "Merge base and adapters along the lineage into one model.", _CHECKPOINTS),
     "restore": Entry("restore", "Give the imported files back, to the byte.", _CHECKPOINTS),
     "export": Entry("export", "Convert a checkpoint: Hugging Face, PEFT or universal.", _CHECKPOINTS),

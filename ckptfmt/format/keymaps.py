@@ -7,7 +7,7 @@ the other. Which maps were needed is part of the answer, so that nobody takes a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +50,27 @@ class Sameness:
     def same(self) -> bool:
         """Whether every tensor has its like."""
         return not self.differing
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How the names of two models are written alike: the key map, and under it the names of each."""
+
+    map: str
+    of_first: Mapping[str, str]
+    of_second: Mapping[str, str]
+
+
+def common_naming(first: Iterable[str], second: Iterable[str]) -> Naming:
+    """The key map under which most names of two models agree; "same" where none is better than their own names."""
+    mine, theirs = tuple(first), tuple(second)
+
+    def agreeing(name: str) -> int:
+        return len({_NAME_MAPS[name](key) for key in mine} & {_NAME_MAPS[name](key) for key in theirs})
+
+    best = max(_NAME_MAPS, key=agreeing)
+    rename = _NAME_MAPS[best]
+    return Naming(best, {key: rename(key) for key in mine}, {key: rename(key) for key in theirs})
 
 
 def leaves_of(document: Manifest | BaseRecord) -> dict[str, Leaf]:

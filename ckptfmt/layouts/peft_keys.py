@@ -6,6 +6,7 @@ the place of the base's: a module trained in full, a bias, a resized embedding.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,16 @@ LORA_PARTS: Final = (
 
 TOKENS: Final = ("token_adapter.trainable_tokens_delta", "trainable_tokens_delta")
 _HELD: Final = ".base_layer"
+_VARIANTS: Final = (
+    "velora_config",
+    "monteclora_config",
+    "kasa_config",
+    "use_bdlora",
+    "use_qalora",
+    "corda_config",
+)
+_PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "lora_ga"})
+"""Ways to begin that leave base and arithmetic as they are; pissa, olora, loftq and mica do not."""
 
 
 @dataclass(slots=True)
@@ -82,6 +93,26 @@ def pattern_value(patterns: Mapping[str, Any] | None, module: str, default: Any)
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
+
+
+def lora_scaling(config: Mapping[str, Any], module: str, rank: int, *, weight: float = 1.0) -> float | None:
+    """`alpha / r`, or `alpha / sqrt(r)` with rsLoRA, times the adapter's weight; None where a module's alpha is null.
+
+    Patterns are run as regular expressions: those of a file from elsewhere must have been checked.
+    """
+    alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
+    if alpha is None:
+        return None
+    scaling: float = weight * alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return scaling
+
+
+def lora_variant(config: Mapping[str, Any]) -> str | None:
+    """The setting by which LoRA is more than `W + s * B @ A` and its DoRA form; None where it is not."""
+    init = config.get("init_lora_weights", True)
+    if not isinstance(init, bool) and init not in _PLAIN_INITS:
+        return "init_lora_weights"
+    return next((name for name in _VARIANTS if config.get(name)), None)
 
 
 def is_targeted(config: Mapping[str, Any], module: str) -> bool:

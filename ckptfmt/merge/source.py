@@ -83,7 +83,7 @@ class TensorSource:
         tensor = self._tensors[name]
         content = blake3.blake3()
         try:
-            for part in self._parts(tensor, pool):
+            for part in tensor_frames(self.document, tensor, self._objects, pool):
                 content.update(part)
                 yield part
         except (DigestMismatch, IncompleteStore) as error:
@@ -141,23 +141,32 @@ class TensorSource:
             f"{self.name}: tensor {name!r}: {what}", tensors=(name,), hint="ckptfmt base ls; ckptfmt verify --all"
         )
 
-    def _parts(self, tensor: Tensor, pool: Executor | None) -> Iterator[Buffer]:
-        extent = self.document.files[tensor.file].extents[tensor.extent]
-        size = size_bytes(tensor.dtype, tensor.shape) or 0
-        if tensor.strides is not None:
-            yield self._gathered(tensor, extent)
-        elif size == extent.length and not tensor.offset:
-            yield from self._objects.frames(extent.digest, extent.length, pool)
-        else:
-            yield from _cut_out(self._objects.frames(extent.digest, extent.length, pool), tensor.offset, size)
 
-    def _gathered(self, tensor: Tensor, extent: Extent) -> bytes:
-        """A strided view in C order. Rare (a saved transpose), so the storage is held whole."""
-        width = BITS[tensor.dtype] // 8
-        data = np.frombuffer(b"".join(self._objects.frames(extent.digest, extent.length)), np.uint8)
-        strides = (*(stride * width for stride in tensor.strides or ()), 1)
-        view = np.lib.stride_tricks.as_strided(data[tensor.offset :], (*tensor.shape, width), strides, writeable=False)
-        return np.ascontiguousarray(view).tobytes()
+def tensor_frames(
+    document: BaseRecord | Manifest, tensor: Tensor, objects: Objects, pool: Executor | None = None
+) -> Iterator[Buffer]:
+    """A tensor's bytes in C order, in parts, as `Objects.frames` gives them: a view is not compared with its digest.
+
+    Raises:
+        IncompleteStore, DigestMismatch: as `Objects.frames`.
+    """
+    extent = document.files[tensor.file].extents[tensor.extent]
+    size = size_bytes(tensor.dtype, tensor.shape) or 0
+    if tensor.strides is not None:
+        yield _gathered(tensor, extent, objects)
+    elif size == extent.length and not tensor.offset:
+        yield from objects.frames(extent.digest, extent.length, pool)
+    else:
+        yield from _cut_out(objects.frames(extent.digest, extent.length, pool), tensor.offset, size)
+
+
+def _gathered(tensor: Tensor, extent: Extent, objects: Objects) -> bytes:
+    """A strided view in C order. Rare (a saved transpose), so the storage is held whole."""
+    width = BITS[tensor.dtype] // 8
+    data = np.frombuffer(b"".join(objects.frames(extent.digest, extent.length)), np.uint8)
+    strides = (*(stride * width for stride in tensor.strides or ()), 1)
+    view = np.lib.stride_tricks.as_strided(data[tensor.offset :], (*tensor.shape, width), strides, writeable=False)
+    return np.ascontiguousarray(view).tobytes()
 
 
 def _cut_out(frames: Iterator[Buffer], offset: int, size: int) -> Iterator[Buffer]:

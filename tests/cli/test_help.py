@@ -18,7 +18,7 @@ from tests.cli.made import Shell
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT_ONLY = ("numpy", "torch", "rich", "msgspec", "blake3", "xxhash", "zstandard", "safetensors", "huggingface_hub")
 VERBS_OF_THE_CONTRACT = {
-    *("init", "import", "ls", "show", "log", "restore", "verify", "base", "bind"),
+    *("init", "import", "ls", "show", "log", "restore", "verify", "base", "bind", "diff"),
     *("rm", "rename", "tag", "pin", "rollback", "prune", "gc", "fsck", "stats", "demo", "scan", "cleanup"),
 }
 

@@ -21,6 +21,7 @@ MANIFEST = (
     "metrics notes"
 )
 BASE = "name record root files tensors kept"
+DIFF = "a b files tensors adapters settings metrics summary"
 STORED = {"objects", "logical_bytes", "stored_bytes"}
 
 
@@ -57,6 +58,9 @@ KEYS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("rm runs/stage-1", "ref generation", itself),
     ("prune --keep-last 1", "dropped kept", itself),
     ("prune runs --keep-stage 1 --apply", "dropped kept", itself),
+    ("diff runs/stage-1 ./stage-2", DIFF, itself),
+    ("diff bases/tiny full/other", "name role relative_norm", lambda document: document["tensors"]["changed"][0]),
+    ("diff ./base ./other", "added removed reshaped changed same same_names", lambda document: document["tensors"]),
     ("gc", "plan applied freed_bytes", itself),
     ("gc --grace 0 --apply", "plan applied freed_bytes", itself),
     ("fsck", "problems notes repaired refs documents shards objects full", itself),

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Final
 
 from tests.planted.bug import Bug
+from tests.planted.comparing import COMPARING
 from tests.planted.reading import READING
 from tests.planted.reclaiming import RECLAIMING
 from tests.planted.writing import WRITING
 
-BUGS: Final[tuple[Bug, ...]] = (*WRITING, *READING, *RECLAIMING)
+BUGS: Final[tuple[Bug, ...]] = (*WRITING, *READING, *RECLAIMING, *COMPARING)
 
 IN_CI: Final = (
     "a generation's directory is not synced",

@@ -24,9 +24,6 @@ from ckptfmt_tui.widgets.dialogs import Confirmation, ProblemDialog
 
 _WATCH_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.5
-_READ_ONLY: Final = Problem(
-    "read-only", "this terminal UI runs with --read-only: it writes nothing", "start it without --read-only", 1
-)
 DARK: Final = "textual-dark"
 LIGHT: Final = "textual-light"
 
@@ -171,14 +168,7 @@ class CkptfmtApp(App[int]):
             then: called once it is over.
             asks: called once it has a plan and waits for `agree`.
         """
-        from ckptfmt_tui.jobs.verbs import writes  # noqa: PLC0415 - what jobs give back is loaded with the first of them
-
         running = RunningJob(len(self.jobs) + 1, job, title)
-        if self.read_only and writes(job):
-            running.refuse(_READ_ONLY)
-            if then is not None:
-                then(running)
-            return running
         self.jobs.append(running)
         self.run_worker(self._run(running, then, asks), group="jobs", exit_on_error=False)
         return running
@@ -189,9 +179,16 @@ class CkptfmtApp(App[int]):
         then: Callable[[RunningJob], None] | None,
         asks: Callable[[RunningJob], None] | None,
     ) -> None:
-        from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - what jobs give back is loaded with the first of them
+        # What jobs give back is loaded with the first of them.
+        from ckptfmt_tui.jobs.verbs import JOBS, writes  # noqa: PLC0415
 
         verb = JOBS[type(running.request)]
+        if self.read_only and writes(running.request):  # No page offers it; this is what holds if one does.
+            running.refuse(Problem("read-only", f"{running.title}: opened read-only", "ckptfmt tui", 1))
+            self._jobs_changed()
+            if then is not None:
+                then(running)
+            return
         asked = False
 
         def changed(job: RunningJob) -> None:

@@ -5,11 +5,10 @@ What this path does not do (convolutions, fused experts, the rarer variants) goe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Final
 
-from ckptfmt.layouts.peft_keys import AdapterKeys, is_targeted, pattern_value
+from ckptfmt.layouts.peft_keys import AdapterKeys, is_targeted, lora_scaling, lora_variant, pattern_value
 from ckptfmt.merge.methods.bases import HEADS
 from ckptfmt.merge.methods.configuration import check_scaling
 from ckptfmt.merge.methods.ledger import Ledger
@@ -18,24 +17,12 @@ from ckptfmt.merge.methods.trained import tied_targets
 
 _LINEAR: Final = {"lora_A.weight", "lora_B.weight"}
 _EMBEDDING: Final = {"lora_embedding_A", "lora_embedding_B"}
-_VARIANTS: Final = (
-    "velora_config",
-    "monteclora_config",
-    "kasa_config",
-    "use_bdlora",
-    "use_qalora",
-    "corda_config",
-)
 _KNOWN: Final = "put the lora_alpha of its training into its adapter_config.json and import it again"
-_PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "lora_ga"})
-"""Ways to begin that leave base and arithmetic as they are; pissa, olora, loftq and mica do not."""
 
 
 def is_plain(ledger: Ledger) -> bool:
     """Whether the configuration asks for nothing but `W + s * B @ A` and its DoRA form."""
-    config = ledger.adapter.config
-    init = config.get("init_lora_weights", True)
-    return (isinstance(init, bool) or init in _PLAIN_INITS) and not any(config.get(name) for name in _VARIANTS)
+    return lora_variant(ledger.adapter.config) is None
 
 
 def plan_lora(ledger: Ledger, keys: AdapterKeys) -> tuple[frozenset[str], frozenset[str]]:
@@ -157,12 +144,10 @@ def _fit(ledger: Ledger, module: str, left: str, right: str) -> tuple[int | None
 
 def _scaling(ledger: Ledger, module: str, rank: int, *, weight: float | None = None) -> float:
     """`alpha / r`, or `alpha / sqrt(r)` with rsLoRA, times the weight of the adapter."""
-    config = ledger.adapter.config
-    alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
-    if alpha is None:
-        raise ledger.error(f"its lora_alpha is null: the scaling of {module} is not known", hint=_KNOWN)
     factor = ledger.setting.weight if weight is None else weight
-    scaling: float = factor * alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    scaling = lora_scaling(ledger.adapter.config, module, rank, weight=factor)
+    if scaling is None:
+        raise ledger.error(f"its lora_alpha is null: the scaling of {module} is not known", hint=_KNOWN)
     check_scaling(f"adapter {ledger.adapter.name}", module, scaling)
     return scaling
 
