@@ -105,6 +105,7 @@ def plan(
         devices=devices,
         same_device=all(each == device for each in devices.values()),
         only=picked,
+        stands=lambda ref: bool(engine.refs.numbers(ref)),
     )
     return Planned(made, _shown(made, available(store.path)))
 

@@ -129,6 +129,7 @@ def plan_cleanup(
     devices: Mapping[str, int],
     same_device: bool,
     only: frozenset[str] | None = None,
+    stands: Callable[[str], bool] = lambda ref: False,
 ) -> CleanupPlan:
     """Plan a cleanup.
 
@@ -144,6 +145,7 @@ def plan_cleanup(
         devices: device of each directory that was scanned: files on others cannot be moved into the hold.
         same_device: whether store and directories share a file system, so that what is freed can be written again.
         only: absolute paths of the checkpoints from which files may go, as a scan shows them; None for all.
+        stands: whether the store has, or ever had, a name: what is taken in gets another.
     """
     seen = findings.survey.checkpoints
     going, refused = _going(findings, keep, devices, only)
@@ -154,10 +156,12 @@ def plan_cleanup(
     for index in (*supports, *order):
         each = seen[index]
         same = known(each)
+        ref = _ref(each, name, lambda ref: ref in names or stands(ref))
+        names.add(ref)
         steps.append(
             Step(
                 seen=each,
-                ref=_ref(each, name, names),
+                ref=ref,
                 going=tuple(going.get(index, ())),
                 most_bytes=STEP_BYTES if same else most_needed(each),
                 known=same,
@@ -317,15 +321,14 @@ def _supports(seen: Sequence[CheckpointSeen], order: Sequence[int], findings: Fi
     return [index for index in (*sorted(first), *sorted(adapters - first)) if index not in set(order)]
 
 
-def _ref(seen: CheckpointSeen, name: str, taken: set[str]) -> str:
-    """The name of a checkpoint, different from those `taken` before."""
+def _ref(seen: CheckpointSeen, name: str, is_taken: Callable[[str], bool]) -> str:
+    """The name of a checkpoint, the first that is not taken."""
     stated = name.replace("{dir}", os.path.basename(seen.top) or "root").replace("{name}", seen.name)
     plain = "/".join(part for part in _NOT_IN_NAMES.sub("-", stated).split("/") if part not in ("", ".", ".."))
     ref, number = plain or "checkpoint", 1
-    while ref in taken:
+    while is_taken(ref):
         number += 1
         ref = f"{plain}.{number}"
-    taken.add(ref)
     return ref
 
 

@@ -77,6 +77,20 @@ def test_a_base_that_the_store_reads_stays_and_is_told(place: Place) -> None:
     assert staying(place.plan())[str(base / path.name)].startswith("a base of the store is read from here")
 
 
+def test_a_plan_tells_the_names_that_things_get(place: Place) -> None:
+    """A name that ever stood is not given again: neither one that stands nor one that was dropped."""
+    place.bloated("first")
+    place.bloated("second", seed=3)
+    other = place.bloated("other", seed=4)
+    place.store.import_checkpoint(other.parent, "tree/first")
+    place.store.import_checkpoint(other.parent, "tree/second")
+    place.store.drop("tree/second")
+    planned = place.plan(only=[place.tree / "first", place.tree / "second"])
+    told = [each.ref for each in planned.shown.checkpoints]
+    assert told == ["tree/first.2", "tree/second.2"]
+    assert list(cleaning.execute(place.store, planned, prover=prove).refs) == told
+
+
 def test_only_names_what_a_scan_shows(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     path = place.bloated()
     with pytest.raises(NotFound, match="no checkpoint in the directories"):

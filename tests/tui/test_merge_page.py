@@ -192,6 +192,7 @@ def test_read_only_shows_and_does_not_merge(store: Path, quick: Path) -> None:
         await pilot.pause(0.1)
         assert page.job is None
         refused = app.start(page.request, "merge")
+        await over(pilot, lambda: refused)
         assert refused.problem is not None
         assert refused.problem.code == "read-only"
 

@@ -201,14 +201,7 @@ class CkptfmtApp(App[int]):
             then: called once it is over.
             asks: called once it has a plan and waits for `agree`.
         """
-        from ckptfmt_tui.jobs.verbs import writes  # noqa: PLC0415 - what jobs give back is loaded with the first of them
-
         running = RunningJob(len(self.jobs) + 1, job, title)
-        if self.read_only and writes(job):
-            running.refuse(_READ_ONLY)
-            if then is not None:
-                then(running)
-            return running
         self.jobs.append(running)
         self.run_worker(self._run(running, then, asks), group="jobs", exit_on_error=False)
         return running
@@ -219,9 +212,15 @@ class CkptfmtApp(App[int]):
         then: Callable[[RunningJob], None] | None,
         asks: Callable[[RunningJob], None] | None,
     ) -> None:
-        from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - see `on_mount`
+        from ckptfmt_tui.jobs.verbs import JOBS, writes  # noqa: PLC0415 - see `on_mount`
 
         verb = JOBS[type(running.request)]
+        if self.read_only and writes(running.request):  # No page offers it; this is what holds if one does.
+            running.refuse(_READ_ONLY)
+            self._jobs_changed()
+            if then is not None:
+                then(running)
+            return
         asked = False
 
         def changed(job: RunningJob) -> None:
