@@ -12,7 +12,6 @@ on every machine.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from ckptfmt.allocation import keep_freed_memory
 from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.basis import Basis
-from ckptfmt.encodings.bits import LANES, Widths, pack, unpack
+from ckptfmt.encodings.bits import LANES, pack, unpack
 from ckptfmt.encodings.groups import (
     CLASSES,
     Grouping,
@@ -30,6 +29,7 @@ from ckptfmt.encodings.groups import (
     pieces_of,
     widths_of,
 )
+from ckptfmt.encodings.places import places_of, room_for
 from ckptfmt.encodings.planes import PLANES
 from ckptfmt.encodings.references import Reference, parse_reference
 from ckptfmt.encodings.streams import (
@@ -42,6 +42,7 @@ from ckptfmt.encodings.streams import (
     write_gaps,
     write_symbols,
 )
+from ckptfmt.encodings.tiles import tiles_of
 from ckptfmt.encodings.words import Words, kind_of, word_type
 from ckptfmt.errors import FormatError
 from ckptfmt.format.dtypes import BITS
@@ -49,9 +50,6 @@ from ckptfmt.format.dtypes import BITS
 SAME_FORM: Final = 0
 GROUPED_FORM: Final = 1
 XOR_FORM: Final = 2
-
-TILE: Final = 1 << 18
-"""Elements whose low bits are packed together: what stays in the cache."""
 
 _HEAD = np.dtype([("rest", "<u2"), ("symbol_bits", "u1"), ("dropped", "u1"), ("pivot", "u1")])
 _HEAD_COMPARED: Final = 64 << 10
@@ -181,11 +179,6 @@ def _smaller(stored: Buffer, words: Words, basis: Words, tail: bytes, element: s
     return b"".join((bytes((XOR_FORM,)), tail, planes))
 
 
-def _tiles(count: int) -> Iterator[slice]:
-    for begin in range(0, count, TILE):
-        yield slice(begin, min(begin + TILE, count))
-
-
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
@@ -204,14 +197,23 @@ def _write_grouped(words: Words, basis: Words, element: str | None, types: _Type
         below, places = parted(basis, element, grouping.rest)
         rest, wide = _write_rest(words.take(places), basis.take(places), element, types, grouping)
         parts += rest
-        changed = np.flatnonzero((words != basis) > below)
+        changed = _places_where_changed(words, basis, below)
         if len(wide):
             # Two runs that ascend: a stable sort merges them.
             changed = np.sort(np.concatenate((changed, places.take(wide))), kind="stable")
     else:
-        changed = np.flatnonzero(words != basis)
+        changed = _places_where_changed(words, basis, None)
     differences = types.differences(words.take(changed), basis.take(changed))
     return [*parts, write_gaps(changed), write_symbols(*to_symbols(differences))]
+
+
+def _places_where_changed(words: Words, basis: Words, but: Words | None) -> Words:
+    """Where words differ from the reference, but where `but` is true."""
+    room = room_for(len(words))
+    changed = np.not_equal(words, basis, out=room[: len(words)])
+    if but is not None:
+        np.greater(changed, but, out=changed)
+    return places_of(room, len(words))
 
 
 def _write_rest(
@@ -221,24 +223,24 @@ def _write_rest(
     planes = np.empty((grouping.dropped, len(words)), np.uint8)
     symbols, bits, places = [], [], [np.empty(0, np.int64)]
     half = types.work.type(1 << (grouping.symbol_bits - 1))
-    for tile in _tiles(len(words)):
-        difference = types.differences(words[tile], basis[tile])
+    for tiles in tiles_of(len(words), words.dtype.itemsize):
+        part = slice(tiles.begin, tiles.end)
+        difference = types.differences(words[part], basis[part])
         for plane in planes:
-            plane[tile] = difference
+            plane[part] = difference
             difference >>= types.work.type(8)
-        widths = Widths(widths_of(classes_of(basis[tile], element), grouping.pivot))
+        widths = tiles.widths(widths_of(classes_of(basis[part], element), grouping.pivot))
         wide = widths.each.astype(types.work)
-        if len(difference) < len(wide):
-            difference = np.append(difference, np.zeros(len(wide) - len(difference), types.work))
+        difference = tiles.rows(difference)
         numbers = difference >> wide
         difference -= numbers << wide
         low = difference.astype(np.uint8)
         beyond = np.flatnonzero((numbers + half).view(f"u{half.itemsize}") >= 2 * half)
         symbol = numbers.astype(np.uint8)
-        symbol[beyond] = 0
-        low[beyond] = 0
-        places.append(beyond + tile.start)
-        symbols.append(_pairs(symbol) if grouping.symbol_bits == 4 else symbol[: tile.stop - tile.start])
+        symbol.reshape(-1)[beyond] = 0
+        low.reshape(-1)[beyond] = 0
+        places.append(beyond + tiles.begin)
+        symbols.append(_pairs(symbol) if grouping.symbol_bits == 4 else symbol.reshape(-1)[: tiles.end - tiles.begin])
         bits.append(pack(low, widths))
     coded = [write_coded(plane) for plane in planes]
     return [*coded, write_coded(np.concatenate(symbols)), *bits], np.concatenate(places)
@@ -246,10 +248,10 @@ def _write_rest(
 
 def _pairs(symbols: Words) -> Words:
     """Symbols of 4 bits, two to a byte: one of the first half of a tile below one of the second."""
-    half = len(symbols) // 2
-    pairs: Words = symbols[half:] << np.uint8(4)
-    pairs |= symbols[:half] & np.uint8(15)
-    return pairs
+    half = symbols.shape[1] // 2
+    pairs: Words = symbols[:, half:] << np.uint8(4)
+    pairs |= symbols[:, :half] & np.uint8(15)
+    return pairs.reshape(-1)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -284,44 +286,45 @@ def _read_rest(reader: Reader, basis: Words, element: str | None, types: _Types,
     filled = count + -count % LANES
     symbols = read_coded(reader, count if grouping.symbol_bits == 8 else filled // 2).view(np.int8)
     words = np.empty(count, types.words)
-    for tile in _tiles(count):
-        widths = Widths(widths_of(classes_of(basis[tile], element), grouping.pivot))
-        size, half = tile.stop - tile.start, len(widths.each) // 2
+    for tiles in tiles_of(count, words.dtype.itemsize):
+        part = slice(tiles.begin, tiles.end)
+        widths = tiles.widths(widths_of(classes_of(basis[part], element), grouping.pivot))
+        half = tiles.filled // 2
+        at = words[part]
+        # Words of 16 bits are worked on where they will stand.
+        here = at.dtype.itemsize == 2 and tiles.filled == tiles.size
+        numbers = (at if here else np.empty(tiles.number * tiles.filled, np.int16)).view(np.int16)
+        numbers = numbers.reshape(tiles.number, tiles.filled)
+        lower, upper = numbers[:, :half], numbers[:, half:]
         if grouping.symbol_bits == 8:
-            numbers = np.empty(2 * half, np.int16)
-            numbers[:size] = symbols[tile]
-            numbers[size:] = 0
+            numbers[:, : tiles.size] = symbols[part].reshape(tiles.number, -1)
+            numbers[:, tiles.size :] = 0
         else:
-            numbers = _apart(symbols[tile.start // 2 : tile.start // 2 + half])
-            if numbers[size:].any():
+            pairs = symbols[tiles.begin // 2 : tiles.begin // 2 + numbers.size // 2].reshape(tiles.number, -1)
+            np.right_shift(pairs, np.int8(4), out=upper)
+            np.left_shift(pairs, np.int16(12), out=lower)
+            lower >>= np.int16(12)
+            if numbers[:, tiles.size :].any():
                 raise FormatError("a delta frame has one symbol too many")
-        pairs, first = unpack(reader.plane(widths.packed_bytes), widths)
-        first = first.astype(np.int16)
+        low, shifts = unpack(reader.plane(widths.packed_bytes), widths)
+        first = low >> shifts[:, half:]
         # Low bits of the second half are those of the pair less the first's, shifted as the second's symbol is. What
         # leaves 16 bits on the way comes back.
-        numbers[half:] -= first
-        numbers <<= widths.each.astype(np.int16)
-        numbers[:half] += first
-        numbers[half:] += pairs.astype(np.int16)
-        difference = numbers[:size]
+        upper -= first.view(np.int16)
+        numbers <<= shifts.view(np.int16)
+        lower += first.view(np.int16)
+        upper += low.view(np.int16)
+        difference = numbers.reshape(-1)[: tiles.end - tiles.begin]
         if planes:
-            difference = difference.astype(types.work)
+            room = at.view(types.work)
+            room[...] = difference
             for plane in reversed(planes):
-                difference <<= types.work.type(8)
-                difference |= plane[tile]
-        np.add(basis[tile], types.words_of(difference), out=words[tile])
+                room <<= types.work.type(8)
+                room |= plane[part]
+            at += basis[part]
+        else:
+            np.add(basis[part], types.words_of(difference), out=at)
     return words
-
-
-def _apart(pairs: Words) -> Words:
-    """The inverse of `_pairs`: signed words of 16 bits, which numpy shifts three times as fast as bytes."""
-    half = len(pairs)
-    numbers = np.empty(2 * half, np.int16)
-    numbers[:half] = pairs
-    np.right_shift(numbers[:half], np.int16(4), out=numbers[half:])
-    numbers[:half] <<= np.int16(12)
-    numbers[:half] >>= np.int16(12)
-    return numbers
 
 
 DELTA: Final = Delta()

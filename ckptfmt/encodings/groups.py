@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from ckptfmt.encodings.places import places_of, room_for
 from ckptfmt.encodings.words import Words
 
 SymbolBits = Literal[4, 8]
@@ -37,8 +38,6 @@ _EXPONENTS: Final[dict[str, tuple[int, int]]] = {
 
 _BLOCK: Final = 1 << 17
 """Elements that stay in the cache."""
-_HARDLY_ANY: Final = 12
-"""A part of all elements."""
 _SAMPLE: Final = 1 << 14
 _PIECES: Final = 8
 _FEW: Final = 24
@@ -76,13 +75,15 @@ def classes_of(words: Words, element: str | None) -> Words:
     if element not in _EXPONENTS:
         return np.zeros(len(words), np.uint8)
     bits, lowest = _EXPONENTS[element]
-    fields: Words = words + words  # The sign goes.
-    shift = fields.dtype.type(8 * fields.dtype.itemsize - bits)
+    shift = words.dtype.type(8 * words.dtype.itemsize - 1 - bits)
     if not lowest:
         classes = np.empty(len(words), np.uint8)
-        np.right_shift(fields, shift, out=classes, casting="unsafe")
+        # Of what is above the field, the sign, a byte cuts off all but what stands in it.
+        np.right_shift(words, shift, out=classes, casting="unsafe")
+        if bits < 8:
+            classes &= np.uint8((1 << bits) - 1)
         return classes
-    fields >>= shift
+    fields: Words = (words + words) >> (shift + words.dtype.type(1))  # The sign goes.
     fields = np.clip(fields, lowest, lowest + CLASSES - 1)
     fields -= fields.dtype.type(lowest)
     return fields.astype(np.uint8)
@@ -98,25 +99,18 @@ def parted(words: Words, element: str | None, rest: int) -> tuple[Words, Words]:
     count = len(words)
     if rest >= 1 << bits:
         return np.ones(count, np.bool_), np.arange(count)
-    room = np.empty(count + count // 8, np.bool_)
-    below = room[:count]
+    room = room_for(count)
     bound = words.dtype.type((rest + lowest) << (8 * words.dtype.itemsize - bits))
     for begin in range(0, count, _BLOCK):
         block = words[begin : begin + _BLOCK]
-        np.less(block + block, bound, out=below[begin : begin + _BLOCK])  # The sign goes.
-    # numpy looks for one after the other where less than a tenth of all is true, which takes twice as long until it is
-    # hardly any: so what a tenth lacks is set behind.
-    found = int(np.count_nonzero(below))
-    lacking = count // 10 - found
-    end = count + (lacking + lacking // 8 + 1 if 0 < lacking < count // _HARDLY_ANY else 0)
-    room[count:end] = True
-    places: Words = np.flatnonzero(room[:end])[:found]
-    return below, places
+        np.less(block + block, bound, out=room[begin : min(begin + _BLOCK, count)])  # The sign goes.
+    return room[:count], places_of(room, count)
 
 
 def widths_of(classes: Words, pivot: int) -> Words:
     """How many low bits an element of each class wants, uint8."""
-    widths: Words = np.uint8(pivot) - np.clip(classes, np.uint8(max(pivot - MAX_WIDTH, 0)), np.uint8(pivot))
+    widths: Words = classes.clip(np.uint8(max(pivot - MAX_WIDTH, 0)), np.uint8(pivot))
+    np.subtract(np.uint8(pivot), widths, out=widths)
     return widths
 
 

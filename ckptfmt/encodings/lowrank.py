@@ -16,6 +16,8 @@ from ckptfmt.digest import FRAME_BYTES, Buffer
 from ckptfmt.encodings.basis import Basis
 from ckptfmt.encodings.delta import DELTA
 from ckptfmt.encodings.levels import MAX_GROUPS, choose_groups
+from ckptfmt.encodings.nearness import FAR
+from ckptfmt.encodings.places import places_of, room_for
 from ckptfmt.encodings.prediction import Prediction, parse_prediction
 from ckptfmt.encodings.streams import (
     Reader,
@@ -234,10 +236,19 @@ def _read_grouped(reader: Reader, count: int, element: str | None, basis: Basis)
 
 
 def _members(table: Words, levels: Words) -> list[Any]:
-    """The places of the elements of each group, ascending; group 0 has those of all, and is left empty."""
-    groups = table.take(levels)
-    some = np.flatnonzero(groups != 0)
-    group = groups.take(some)
+    """The places of the elements of each group, ascending; group 0 has those of all, and is left empty.
+
+    Most elements are far from a boundary, which hardly ever makes a group.
+    """
+    if table[FAR]:
+        some = np.arange(len(levels))
+    else:
+        room = room_for(len(levels))
+        np.not_equal(levels, FAR, out=room[: len(levels)])
+        some = places_of(room, len(levels))
+    group = table.take(levels.take(some))
+    kept = np.flatnonzero(group != 0)
+    some, group = some.take(kept), group.take(kept)
     ordered = some.take(np.argsort(group, kind="stable"))
     ends = np.cumsum(np.bincount(group, minlength=MAX_GROUPS))
     return np.split(ordered, ends[:-1])

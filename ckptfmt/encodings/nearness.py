@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ckptfmt.encodings.factors import FLOATS
+from ckptfmt.encodings.places import places_of, room_for
 from ckptfmt.encodings.rounding import Floats, narrow_words, round_to
 from ckptfmt.encodings.words import Words, word_type
 
@@ -24,6 +25,10 @@ NEVER: Final = 2 * FAR
 """The class of what is taken over from the base."""
 _NEAR: Final = 8
 """Added to four times the logarithm of distance / noise."""
+_BIAS: Final = 4 * 127
+"""Four times the logarithm of 1 that the bits of a float32 give."""
+_EXACT: Final = 24
+"""Integers of so many bits are float32 numbers."""
 _SIGN: Final = np.uint32(1 << 31)
 _F16_SMALL: Final = np.uint32(113 << 23)
 _F16_HALF_STEP: Final = np.uint32(102 << 23)
@@ -36,14 +41,12 @@ class _Rounded(NamedTuple):
     Attributes:
         magnitude: bits of the sums, with or without their sign; those of F16 subnormals have 2^-14 added.
         shift: bits that were rounded off.
-        exponents: of the sums, int32.
         steps: exponents of the steps between numbers, int32.
         lower: 1 where the next number on the side of the boundary is the lower one, uint8.
     """
 
     magnitude: Words
     shift: int
-    exponents: Words
     steps: Words
     lower: Words
 
@@ -77,14 +80,14 @@ def classes_of_sums(sums: Any, words: Words, element: str, noise: int) -> Words:
         uint8, of the shape of `sums`.
     """
     rounded = _rounded(sums, words, element)
-    places = (rounded.magnitude & rounded.magnitude.dtype.type((1 << rounded.shift) - 1)).astype(np.int32)
+    places = rounded.magnitude & rounded.magnitude.dtype.type((1 << rounded.shift) - 1)
+    places = places.view(np.int32) if places.itemsize == 4 else places.astype(np.int32)
     places -= np.int32(1 << (rounded.shift - 1))
     np.abs(places, out=places)
     # A unit of `places` is 2^(step - shift).
-    logarithms = _logarithms(places)
+    logarithms = _logarithms(places, rounded.shift)
     logarithms += rounded.steps << 2
-    logarithms -= np.int32(4 * rounded.shift)
-    return _classes(logarithms, rounded, noise)
+    return _classes(logarithms, rounded, noise + rounded.shift, noise)
 
 
 def classes_of_updates(sums: Words, words: Words, element: str, noise: int, before: Before) -> Words:
@@ -108,44 +111,48 @@ def classes_of_updates(sums: Words, words: Words, element: str, noise: int, befo
         narrow_words(update, kind, narrow, np.empty_like(update))
         return classes_of_sums(update, narrow, kind, noise)
     rounded = _rounded(sums, words, element)
-    shift = np.uint32(rounded.shift)
-    need = rounded.magnitude >> shift
-    need <<= shift
+    need = rounded.magnitude & np.uint32((1 << 32) - (1 << rounded.shift))
     need |= np.uint32(1 << (rounded.shift - 1))
-    need &= ~_SIGN
     if element == "F16":
         small = np.flatnonzero(sums & ~_SIGN < _F16_SMALL)
         need.reshape(-1)[small] = (need.reshape(-1)[small].view(np.float32) - np.float32(2.0**-14)).view(np.uint32)
-    need |= sums & _SIGN
-    floats.add(need, under ^ _SIGN)
+        need |= sums & _SIGN
+    floats.subtract(need, under)
     # The update of type `kind` nearest to the one that would give the boundary: does it already lead beyond?
     nearest = need.copy()
     spare = np.empty_like(need)
     round_to(nearest, kind, spare)
-    huge = (nearest & np.uint32(0x7F800000)) == 0x7F800000
-    need ^= _SIGN
-    floats.add(need, nearest)
-    beyond = np.where(need == 0, words & words.dtype.type(1) != 0, (need >> np.uint32(31)) == rounded.lower)
-    half = nearest & np.uint32(0x7F800000)
+    floats.subtract(need, nearest)
+    # Where it gives the boundary itself, the sum was rounded to the even number. What leads beyond is compared with the
+    # side of the next number by bits: numpy chooses between two values ten times as slowly.
+    down = (need >> np.uint32(31)).astype(np.uint8)
+    odd = words.astype(np.uint8)
+    odd &= np.uint8(1)
+    odd ^= rounded.lower
+    odd &= (need == 0).view(np.uint8)
+    down |= odd
+    half = np.bitwise_and(nearest, np.uint32(0x7F800000), out=need)
+    huge = half == 0x7F800000
     less = np.uint32((FLOATS[kind].fraction + 1) << 23)
-    half = np.maximum(half, less + np.uint32(1 << 23)) - less
-    if kind == "F16":
-        half = np.maximum(half, _F16_HALF_STEP)
-    half |= (beyond != (rounded.lower != 0)).astype(np.uint32) << np.uint32(31)
+    lowest = less + np.uint32(1 << 23)
+    np.clip(half, max(lowest, _F16_HALF_STEP + less) if kind == "F16" else lowest, _SIGN, out=half)
+    half -= less
+    down_bits = down.astype(np.uint32)
+    down_bits <<= np.uint32(31)
+    half |= down_bits
     floats.add(nearest, half)
-    floats.add(nearest, update ^ _SIGN)
+    floats.subtract(nearest, update)
     nearest &= ~_SIGN
     logarithms = nearest.view(np.int32)
     logarithms >>= 21
-    logarithms -= np.int32(4 * 127)
-    classes = _classes(logarithms, rounded, noise)
+    classes = _classes(logarithms, rounded, noise, noise)
     classes[huge] = NEVER
     return classes
 
 
 def _rounded(sums: Any, words: Words, element: str) -> _Rounded:
     bits = sums.view(np.uint64) if element == "F32" else sums
-    sign = (bits >> bits.dtype.type(8 * bits.itemsize - 1)).astype(np.uint8)
+    lower = (bits >> bits.dtype.type(8 * bits.itemsize - 1)).astype(np.uint8)
     magnitude, shift, width, bias = bits, 16, 23, 127
     if element == "F32":
         shift, width, bias = 29, 52, 1023
@@ -155,43 +162,61 @@ def _rounded(sums: Any, words: Words, element: str) -> _Rounded:
         # Subnormal F16 numbers have the step of those from 2^-14 on.
         flat[small] = (flat[small].view(np.float32) + np.float32(2.0**-14)).view(np.uint32)
     of = magnitude.dtype.type
-    lower = (magnitude >> of(shift)).astype(np.uint8)
+    lower ^= (magnitude >> of(shift)).astype(np.uint8)
     lower ^= words.astype(np.uint8)
     lower &= np.uint8(1)
-    lower ^= sign
     exponents = (magnitude >> of(width)).astype(np.int32)
     exponents &= np.int32(2 * bias + 1)
-    exponents -= np.int32(bias)
-    return _Rounded(magnitude, shift, exponents, exponents - np.int32(width - shift), lower)
+    exponents -= np.int32(bias + width - shift)
+    return _Rounded(magnitude, shift, exponents, lower)
 
 
-def _classes(logarithms: Words, rounded: _Rounded, noise: int) -> Words:
-    """Classes from four times the logarithm of distances, which are used up, and of the steps between numbers."""
-    logarithms -= np.int32(4 * noise - _NEAR)
-    np.clip(logarithms, 0, FAR, out=logarithms)
-    narrow = np.flatnonzero(rounded.steps < WIDE + noise)
+def _classes(logarithms: Words, rounded: _Rounded, unit: int, noise: int) -> Words:
+    """Classes from distances and from the steps between numbers.
+
+    Args:
+        logarithms: four times those of distances in units of 2^(unit - noise), and `_BIAS`; they are used up.
+        rounded: the sums.
+        unit: see there.
+        noise: binary logarithm of how far updates may be off.
+    """
+    logarithms -= np.int32(_BIAS + 4 * unit - _NEAR)
+    np.clip(logarithms, np.int32(0), np.int32(FAR), out=logarithms)
+    room = room_for(logarithms.size)
+    np.less(rounded.steps, WIDE + noise, out=room[: logarithms.size].reshape(logarithms.shape))
+    narrow = places_of(room, logarithms.size)
     if len(narrow):
-        steps = rounded.steps.reshape(-1)[narrow] - noise
+        steps = rounded.steps.reshape(-1).take(narrow)
+        steps -= np.int32(noise)
         levels = logarithms.reshape(-1)
-        own = levels[narrow] + LEVELS * (WIDE - steps)
-        levels[narrow] = np.where(steps >= 0, own, np.minimum(LEVELS * (WIDE + 1) - 1 - steps, MOST))
+        own = levels.take(narrow)
+        own += np.int32(LEVELS) * (np.int32(WIDE) - steps)
+        finer = np.flatnonzero(steps < 0)
+        own[finer] = np.minimum(np.int32(LEVELS * (WIDE + 1) - 1) - steps.take(finer), MOST)
+        levels[narrow] = own
     classes: Words = logarithms.astype(np.uint8)
     classes <<= np.uint8(1)
     classes |= rounded.lower
     return classes
 
 
-def _logarithms(numbers: Words) -> Words:
-    """Four times the binary logarithm of integers below 2^31, cut to an integer, to a straight line between powers."""
-    if int(numbers.max(initial=0)) < 1 << 24:
+def _logarithms(numbers: Words, bits: int) -> Words:
+    """Four times the binary logarithm of integers, and `_BIAS`.
+
+    It is cut to an integer, to a straight line between powers.
+
+    Args:
+        numbers: at least 0, at most 2^(bits - 1), which is below 2^31.
+        bits: see there.
+    """
+    if bits <= _EXACT or int(numbers.max(initial=0)) < 1 << _EXACT:
         logarithms = numbers.astype(np.float32).view(np.int32)
         logarithms >>= 21
-        logarithms -= np.int32(4 * 127)
         return logarithms
     wide = numbers.astype(np.float64).view(np.int64)
     wide >>= 50
     logarithms = wide.astype(np.int32)
-    logarithms -= np.int32(4 * 1023)
+    logarithms -= np.int32(4 * 1023 - _BIAS)
     # Zero is as small as in float32, whichever way was taken.
-    np.maximum(logarithms, np.int32(-4 * 127), out=logarithms)
+    np.maximum(logarithms, np.int32(0), out=logarithms)
     return logarithms

@@ -63,6 +63,10 @@ class Floats(Protocol):
         """Add `update` to `sums`; a sum that is zero is +0."""
         ...
 
+    def subtract(self, sums: Words, update: Words) -> None:
+        """Subtract `update` from `sums`; a difference that is zero is +0."""
+        ...
+
     def multiply(self, numbers: Words, scale: int) -> None:
         """Multiply by the float32 number of these bits."""
         ...
@@ -83,6 +87,12 @@ class Ieee:
         """One sum, and 0: -0 + 0 is +0."""
         floats = sums.view(np.float32)
         floats += update.view(np.float32)
+        floats += np.float32(0)
+
+    def subtract(self, sums: Words, update: Words) -> None:
+        """One difference, and 0."""
+        floats = sums.view(np.float32)
+        floats -= update.view(np.float32)
         floats += np.float32(0)
 
     def multiply(self, numbers: Words, scale: int) -> None:
@@ -110,6 +120,10 @@ class Plain:
     def add(self, sums: Words, update: Words) -> None:
         """Sums of float32 numbers are multiples of 2^-149."""
         sums[...] = narrow_bits(self.sums64(sums, update))
+
+    def subtract(self, sums: Words, update: Words) -> None:
+        """The sum with the opposite number."""
+        self.add(sums, update ^ _SIGN)
 
     def multiply(self, numbers: Words, scale: int) -> None:
         """Products of float32 numbers have 48 bits."""
@@ -216,10 +230,10 @@ def widen(words: Words, element: str, out: Words) -> None:
     if element == "F32":
         out[...] = words
         return
-    if element == "BF16":
-        np.left_shift(words, np.uint32(16), out=out, dtype=np.uint32)
-        return
     out[...] = words
+    if element == "BF16":
+        out <<= np.uint32(16)
+        return
     sign = out & np.uint32(0x8000)
     sign <<= np.uint32(16)
     out &= np.uint32(0x7FFF)

@@ -174,10 +174,11 @@ def read_gaps(reader: Reader, limit: int) -> Words:
     if length > limit:
         raise FormatError(f"a delta frame has {length} gaps among {limit} elements")
     stream = read_coded(reader, length)
-    ends = np.flatnonzero(stream != GAP_MORE)
-    places: Words = np.cumsum(stream, dtype=np.int64)[ends]
-    places += np.arange(len(ends))
-    if length and (not len(ends) or ends[-1] != length - 1 or places[-1] >= limit):
+    places: Words = np.cumsum(stream, dtype=np.int64)
+    if int(stream.max(initial=0)) == GAP_MORE:
+        places = places.take(np.flatnonzero(stream != GAP_MORE))
+    places += np.arange(len(places))
+    if length and (stream[-1] == GAP_MORE or places[-1] >= limit):
         raise FormatError(f"a delta frame has a gap that leads beyond its {limit} elements")
     return places
 

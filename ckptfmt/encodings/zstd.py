@@ -5,6 +5,7 @@ Source: RFC 8878, Zstandard Compression and the 'application/zstd' Media Type.
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 import zstandard
@@ -50,13 +51,22 @@ def decompress_exactly(stored: Buffer, length: int) -> bytes:
         stated = zstandard.get_frame_parameters(stored)
         if stated.content_size != length or stated.dict_id:
             raise FormatError(f"a Zstandard frame states {stated.content_size} bytes where {length} are expected")
-        decompressor = zstandard.ZstdDecompressor()
-        decoded: bytes = decompressor.decompress(stored, max_output_size=length, allow_extra_data=False)
+        decoded: bytes = _decompressor().decompress(stored, max_output_size=length, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"a Zstandard frame is damaged: {error}") from None
     if len(decoded) != length:
         raise FormatError(f"a Zstandard frame holds {len(decoded)} bytes where {length} are expected")
     return decoded
 
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's: making one takes longer than decompressing some kilobytes."""
+    decompressor: zstandard.ZstdDecompressor | None = getattr(_OF_THREAD, "decompressor", None)
+    if decompressor is None:
+        decompressor = _OF_THREAD.decompressor = zstandard.ZstdDecompressor()
+    return decompressor
+
+
+_OF_THREAD: Final = threading.local()
 
 ZSTD: Final = Zstd()

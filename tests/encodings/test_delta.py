@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from ckptfmt.digest import FRAME_BYTES
 from ckptfmt.encodings.basis import Basis
-from ckptfmt.encodings.bits import LANES, Widths, pack, unpack
+from ckptfmt.encodings.bits import Widths, pack, unpack
 from ckptfmt.encodings.delta import DELTA, GROUPED_FORM, SAME_FORM, XOR_FORM
 from ckptfmt.encodings.groups import classes_of, parted
+from ckptfmt.encodings.places import places_of, room_for
 from ckptfmt.encodings.streams import Reader, read_coded, read_gaps, write_coded, write_gaps
 from ckptfmt.errors import FormatError
 from tests.encodings.special import ELEMENTS, frames, word_bytes
@@ -161,29 +162,65 @@ def test_any_buffer_will_do(kind: type) -> None:
     assert bytes(DELTA.decode(kind(bytes(stored)), len(frame), "BF16", Basis(kind(reference.tobytes())))) == frame
 
 
-@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 100_003])
+@pytest.mark.parametrize("tiles", [1, 2, 5])
+@pytest.mark.parametrize("count", [16, 32, 100_016])
 @pytest.mark.parametrize("most", [0, 1, 3, 8])
-def test_bits_of_any_width_come_back(count: int, most: int) -> None:
+def test_bits_of_any_width_come_back(tiles: int, count: int, most: int) -> None:
     generator = np.random.default_rng(count + most)
-    wanted = generator.integers(0, most, count, np.uint8, endpoint=True)
+    wanted = generator.integers(0, most, (tiles, count), np.uint8, endpoint=True)
     widths = Widths(wanted.copy())
-    assert len(widths.each) % LANES == 0
-    half = len(widths.each) // 2
-    assert np.array_equal(widths.each[:half], np.append(wanted, np.zeros(-count % LANES, np.uint8))[:half])
-    assert (widths.each[:half] + widths.each[half:] <= 8).all()
-    numbers = generator.integers(0, 256, len(widths.each), np.uint8) & ((1 << widths.each.astype("u2")) - 1).astype(
-        "u1"
-    )
+    half = count // 2
+    assert np.array_equal(widths.each[:, :half], wanted[:, :half])
+    assert np.array_equal(widths.each[:, half:], np.minimum(wanted[:, half:], 8 - wanted[:, :half]))
+    numbers = generator.integers(0, 256, wanted.shape, np.uint8) & ((1 << widths.each.astype("u2")) - 1).astype("u1")
     packed = np.frombuffer(pack(numbers, widths), np.uint8)
-    assert len(packed) == widths.packed_bytes == -(-int(widths.each.sum(dtype=int)) // 8)
-    pairs, first = unpack(packed, widths)
-    assert np.array_equal(first, numbers[:half])
-    assert np.array_equal(pairs - (first << widths.each[half:]), numbers[half:])
-    if widths.length % 8:
+    assert len(packed) == widths.packed_bytes == int((-(-widths.each.sum(axis=1, dtype=int) // 8)).sum())
+    alone = [pack(numbers[tile : tile + 1], Widths(wanted[tile : tile + 1].copy())) for tile in range(tiles)]
+    assert packed.tobytes() == b"".join(alone)
+    pairs, shifts = unpack(packed, widths)
+    assert np.array_equal(shifts, widths.each)
+    first = pairs >> shifts[:, half:]
+    assert np.array_equal(first, numbers[:, :half])
+    assert np.array_equal(pairs - (first << shifts[:, half:]), numbers[:, half:])
+    for at, used in widths.unused:
         damaged = packed.copy()
-        damaged[-1] |= 0x80
+        damaged[at] |= 1 << used
         with pytest.raises(FormatError, match="after its last number"):
             unpack(damaged, widths)
+
+
+@pytest.mark.parametrize("together", [1, 2, 16])
+@pytest.mark.parametrize("element", ["BF16", "F32", "F8_E4M3"])
+def test_tiles_worked_on_together_are_those_worked_on_alone(
+    element: str, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those of the independent reader, which knows one at a time."""
+    width = word_bytes(element)
+    generator = np.random.default_rng(9)
+    reference = weights(3000) if width == 2 else generator.integers(0, 255, 3000).astype(f"<u{width}") << 8 * width - 8
+    words = reference + generator.integers(-9, 9, 3000).astype(f"<i{width}").view(reference.dtype)
+    frame, basis = words.tobytes(), reference.tobytes()
+    for tile in (64, 1024, 4096):
+        monkeypatch.setattr("ckptfmt.encodings.tiles.TILE", tile)
+        monkeypatch.setattr("tests.independent_delta.TILE", tile)
+        monkeypatch.setattr("ckptfmt.encodings.tiles.TOGETHER", width)
+        alone = DELTA.encode(frame, element, Basis(basis))
+        assert alone is not None
+        assert alone[0] == GROUPED_FORM
+        monkeypatch.setattr("ckptfmt.encodings.tiles.TOGETHER", together * width)
+        assert DELTA.encode(frame, element, Basis(basis)) == alone
+        assert bytes(DELTA.decode(alone, len(frame), element, Basis(basis))) == frame
+        assert decode_delta(bytes(alone), len(frame), element, basis) == frame
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.015, 0.03, 0.05, 0.08, 0.2, 1])
+@pytest.mark.parametrize("count", [0, 7, 3001, 40_000])
+def test_places_are_found_by_any_way(share: float, count: int) -> None:
+    room = room_for(count)
+    room[:count] = np.random.default_rng(count).random(count) < share
+    chosen = room[:count].copy()
+    assert np.array_equal(places_of(room, count), np.flatnonzero(chosen))
+    assert np.array_equal(room[:count], chosen)
 
 
 @pytest.mark.parametrize("element", ELEMENTS, ids=str)

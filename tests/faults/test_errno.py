@@ -85,12 +85,14 @@ def copy_of(place: Place, work: Path) -> Iterator[Place]:
 
 
 def attempt(verb: Verb, place: Place, observer: seam.Failing) -> CkptfmtError | None:
-    """Run the verb under an observer; what it raised, which is always an error of this project."""
+    """Run the verb under an observer; what it raised, or told of one of several parts: always this project's error."""
     try:
         with durable.observed(observer):
-            verb.act(place)
+            report = verb.act(place)
     except CkptfmtError as error:
         return error
+    for part in getattr(report, "failed", ()):
+        return StorageError(part.message, code=part.code)
     return None
 
 

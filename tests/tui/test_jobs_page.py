@@ -62,3 +62,18 @@ def test_a_job_that_asks_is_stopped_here(writable_store: Path) -> None:
             os.kill(job._process.pid, 0)
 
     piloted(CkptfmtApp(str(writable_store)), act)
+
+
+def test_read_only_runs_no_job_that_writes(made_store: Path, tmp_path: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await pilot.press("8")
+        await until(pilot, lambda: isinstance(app.screen, JobsPage))
+        refused = app.start(ask.Restore("other", str(tmp_path / "out")), "restore other")
+        looked = app.start(ask.LookAt("other", 0), "look at a tensor")
+        await until(pilot, lambda: refused.over and looked.over)
+        assert (refused.state, looked.state) == ("failed", "done")
+        assert refused.problem is not None
+        assert refused.problem.code == "read-only"
+        assert not (tmp_path / "out").exists()
+
+    piloted(CkptfmtApp(str(made_store), read_only=True), act)

@@ -8,7 +8,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.listing import write_checkpoint
+from benchmarks.listing import HEADER_BYTES, Objects, write_checkpoint
 from benchmarks.terminal import look, make_wide, started
 from ckptfmt import Store
 
@@ -20,8 +20,11 @@ _PROGRAM = "import sys; from ckptfmt.cli import main; sys.argv = ['ckptfmt', 'tu
 def test_ten_thousand_refs_are_there_at_once(quick: Path) -> None:
     store = quick / "many"
     Store.init(store).close()
+    objects = Objects(store)
+    skeleton = objects.add_bytes(bytes(HEADER_BYTES))
+    objects.flush()
     for number in range(REFS):
-        write_checkpoint(store, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, "0" * 64, [])
+        write_checkpoint(store, f"runs/exp-{number // 100:03}/step-{number % 100:03}", number, skeleton, [])
     with Store.open(store) as opened:
         assert len(opened.list_refs()) == REFS
     words = [sys.executable, "-c", _PROGRAM.format(str(store))]

@@ -211,6 +211,12 @@ class CkptfmtApp(App[int]):
         from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - see `on_mount`
 
         verb = JOBS[type(running.request)]
+        if self.read_only and verb.writes:  # No page offers it; this is what holds if one does.
+            running.refuse(Problem("read-only", f"{running.title}: opened read-only", "ckptfmt tui", 1))
+            self._jobs_changed()
+            if then is not None:
+                then(running)
+            return
         asked = False
 
         def changed(job: RunningJob) -> None:

@@ -150,6 +150,10 @@ class RunningJob:
     def _end(self, state: State, problem: Problem | None) -> None:
         self.state, self.problem, self.ended_at = state, problem, time.monotonic()
 
+    def refuse(self, problem: Problem) -> None:
+        """End it before it has begun."""
+        self._end("failed", problem)
+
     async def agree(self) -> None:
         """Let it do what it has planned."""
         if self.state == "asking":

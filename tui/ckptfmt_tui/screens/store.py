@@ -81,6 +81,7 @@ class StorePage(Page):
         self._order: Order = "name"
         self._most = 1
         self._listed_once = False
+        self._asked = self._answered = 0
         self._details: bool | None = None
         self._told = ""
         self._damaged: dict[str, str] = {}
@@ -120,9 +121,14 @@ class StorePage(Page):
 
     def store_changed(self) -> None:
         """Read again."""
-        self.ask(list_refs, self._listed)
+        self._asked += 1
+        number = self._asked
+        self.ask(list_refs, lambda answer: self._listed(number, answer))
 
-    def _listed(self, answer: Answer[Listing]) -> None:
+    def _listed(self, number: int, answer: Answer[Listing]) -> None:
+        if number < self._answered:  # Threads may come back in another order; what was asked later knows more.
+            return
+        self._answered = number
         if answer.value is None:
             if answer.problem is not None:
                 if self._told != answer.problem.message:  # Said once, not every two seconds.
