@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
@@ -29,6 +30,8 @@ from ckptfmt_tui.widgets.dialogs import Confirmation, ProblemDialog
 _WATCH_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.5
 _SETTLED_SECONDS: Final = 0.5
+_LEAVE_SECONDS: Final = 5.0
+"""How long quitting waits for the processes of jobs. One that takes longer ends by itself: its input has ended."""
 _COLLECT_OLD_AFTER: Final = 1000
 """Collections of younger objects between two of the oldest; Python's own number is 10."""
 _IDLE_SECONDS: Final = 5.0
@@ -64,6 +67,7 @@ class CkptfmtApp(App[int]):
         self.chosen: str | None = None
         self._first = page
         self._alone = alone
+        self._open: set[int] = set()
         self._pressed_at: float | None = None
         self._pages: dict[str, Page] = {}
         self._seen: object = None
@@ -227,7 +231,11 @@ class CkptfmtApp(App[int]):
                     asks(job)
             self._jobs_changed()
 
-        await running.run(self.store_path, (verb.result, verb.plan), changed)
+        self._open.add(running.number)
+        try:
+            await running.run(self.store_path, (verb.result, verb.plan), changed)
+        finally:
+            self._open.discard(running.number)
         if then is not None:
             then(running)
         if verb.writes:
@@ -283,6 +291,9 @@ class CkptfmtApp(App[int]):
         """Stop the jobs that run, and let go of the store."""
         for job in self.jobs:
             job.stop()
+        end = time.monotonic() + _LEAVE_SECONDS
+        while self._open and time.monotonic() < end:
+            await asyncio.sleep(0.01)
         self.reader.close()
 
 
