@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
@@ -32,6 +33,8 @@ _READ_ONLY: Final = Problem(
     "read-only", "this terminal UI runs with --read-only: it writes nothing", "start it without --read-only", 1
 )
 _SETTLED_SECONDS: Final = 0.5
+_LEAVE_SECONDS: Final = 5.0
+"""How long quitting waits for the processes of jobs. One that takes longer ends by itself: its input has ended."""
 _COLLECT_OLD_AFTER: Final = 1000
 """Collections of younger objects between two of the oldest; Python's own number is 10."""
 _IDLE_SECONDS: Final = 5.0
@@ -67,6 +70,7 @@ class CkptfmtApp(App[int]):
         self.chosen: str | None = None
         self._first = page
         self._alone = alone
+        self._open: set[int] = set()
         self._pressed_at: float | None = None
         self._pages: dict[str, Page] = {}
         self._seen: object = None
@@ -231,7 +235,11 @@ class CkptfmtApp(App[int]):
                     asks(job)
             self._jobs_changed()
 
-        await running.run(self.store_path, (verb.result, verb.plan), changed)
+        self._open.add(running.number)
+        try:
+            await running.run(self.store_path, (verb.result, verb.plan), changed)
+        finally:
+            self._open.discard(running.number)
         if then is not None:
             then(running)
         if verb.writes:
@@ -287,6 +295,9 @@ class CkptfmtApp(App[int]):
         """Stop the jobs that run, and let go of the store."""
         for job in self.jobs:
             job.stop()
+        end = time.monotonic() + _LEAVE_SECONDS
+        while self._open and time.monotonic() < end:
+            await asyncio.sleep(0.01)
         self.reader.close()
 
 
