@@ -12,7 +12,7 @@ from ckptfmt_tui.screens.taking_in import ImportPage, default_name
 from ckptfmt_tui.widgets.dialogs import Form
 from ckptfmt_tui.widgets.path_picker import PathPicker
 from textual.pilot import Pilot
-from textual.widgets import Input, Select
+from textual.widgets import Input, Select, Static
 
 from ckptfmt import Store
 from tests.cli.made import lying
@@ -74,7 +74,8 @@ def test_options_make_the_plan_anew_and_stand_in_the_command(store: Path, people
         app.screen.query_one("#stage", Input).value = "x"
         await until(pilot, lambda: shows(app, "a stage is a number"))
         app.screen.query_one("#stage", Input).value = "4"
-        await until(pilot, lambda: shows(app, "--base tiny", "--stage 4"))
+        command = app.screen.query_one("#command", Static)
+        await until(pilot, lambda: "--base tiny --stage 4" in str(command.content))
         app.screen.query_one("#name").focus()
         await pilot.press("enter")
         page = app.screen

@@ -207,8 +207,20 @@ class CkptfmtApp(App[int]):
         """
         running = RunningJob(len(self.jobs) + 1, job, title)
         self.jobs.append(running)
+        if self.read_only and self._writes(job):  # No page offers it; this is what holds if one does.
+            running.refuse(_READ_ONLY)
+            self._jobs_changed()
+            if then is not None:
+                then(running)
+            return running
         self.run_worker(self._run(running, then, asks), group="jobs", exit_on_error=False)
         return running
+
+    @staticmethod
+    def _writes(job: Job) -> bool:
+        from ckptfmt_tui.jobs.verbs import writes  # noqa: PLC0415 - see `on_mount`
+
+        return writes(job)
 
     async def _run(
         self,
@@ -216,15 +228,9 @@ class CkptfmtApp(App[int]):
         then: Callable[[RunningJob], None] | None,
         asks: Callable[[RunningJob], None] | None,
     ) -> None:
-        from ckptfmt_tui.jobs.verbs import JOBS, writes  # noqa: PLC0415 - see `on_mount`
+        from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - see `on_mount`
 
         verb = JOBS[type(running.request)]
-        if self.read_only and writes(running.request):  # No page offers it; this is what holds if one does.
-            running.refuse(_READ_ONLY)
-            self._jobs_changed()
-            if then is not None:
-                then(running)
-            return
         asked = False
 
         def changed(job: RunningJob) -> None:
