@@ -100,6 +100,10 @@ _WORDS: Final[dict[type[Job], Callable[[Any], list[str]]]] = {
     ask.Undo: lambda result: [f"{count(result.files, 'file')} put back", *_refused(result)],
     ask.Purge: lambda result: [f"{size(result.freed_bytes)} freed", *_refused(result)],
     ask.Gc: _gc,
+    ask.Prune: lambda result: [
+        f"{count(len(result.dropped), 'name')} dropped, {len(result.kept)} kept",
+        *_listed([f"{each.ref}: {each.message}" for each in result.failed]),
+    ],
     ask.Fsck: _fsck,
     ask.Optimize: _optimize,
     ask.AddBase: _base,
