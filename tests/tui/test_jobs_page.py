@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from ckptfmt_tui.app import CkptfmtApp
 from ckptfmt_tui.jobs import requests as ask
+from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.screens.jobs import JobsPage
 from ckptfmt_tui.widgets.command_line import CommandLine
+from ckptfmt_tui.widgets.dialogs import Confirmation
 from textual.pilot import Pilot
 
 from tests.tui.piloting import piloted, shows, until
@@ -50,6 +52,13 @@ def test_a_job_that_asks_is_stopped_here(writable_store: Path) -> None:
         job = app.start(ask.Gc(0.0, 0.0), "collect")
         await until(pilot, lambda: job.state == "asking")
         await until(pilot, lambda: shows(app, "asking", "waits for your word"))
+        # A plan that waits is lost without a question; what runs is not.
+        app.jobs.append(RunningJob(9, ask.Verify(), "verify"))
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, Confirmation) and shows(app, "Stop these jobs and quit?"))
+        assert not shows(app, "collect: ")
+        await pilot.press("escape")
+        app.jobs.pop()
         await pilot.press("x")
         await until(pilot, lambda: job.state == "stopped")
         await until(pilot, lambda: shows(app, "stopped", "nothing half-published"))

@@ -278,7 +278,7 @@ class CkptfmtApp(App[int]):
 
     def _jobs_changed(self) -> None:
         for screen in self.screen_stack:
-            if isinstance(screen, Page) and screen.is_attached:
+            if isinstance(screen, Page) and screen.is_attached and screen.is_mounted:
                 screen.jobs_changed()
 
     def _watch(self) -> None:
@@ -294,7 +294,7 @@ class CkptfmtApp(App[int]):
         if before is None or before == seen:
             return
         for page in {*self._pages.values(), *self.screen_stack}:
-            if isinstance(page, Page) and page.is_attached:
+            if isinstance(page, Page) and page.is_attached and page.is_mounted:
                 page.store_changed()
 
     async def on_unmount(self) -> None:

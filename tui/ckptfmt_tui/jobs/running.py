@@ -162,7 +162,8 @@ class RunningJob:
         self.stop()
         if self._process is not None:
             with contextlib.suppress(TimeoutError):  # It is killed then.
-                await asyncio.wait_for(self._process.wait(), _LAST_SECONDS)
+                # Reading to the end closes the pipes, too.
+                await asyncio.wait_for(self._process.communicate(b""), _LAST_SECONDS)
 
     def refuse(self, problem: Problem) -> None:
         """End it before it began."""
