@@ -58,6 +58,7 @@ def test_a_job_that_asks_is_stopped_here(writable_store: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, Confirmation) and shows(app, "Stop these jobs and quit?"))
         assert not shows(app, "collect: ")
         await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, JobsPage))
         app.jobs.pop()
         await pilot.press("x")
         await until(pilot, lambda: job.state == "stopped")
