@@ -428,6 +428,17 @@ def test_a_run_that_is_taken_over_before_its_marker_is_durable(store: Store, pla
     assert making.restored(store, "runs/one", place / "out") == making.tree_of(place / "one")
 
 
+def test_a_run_that_was_only_begun_is_its_own_for_a_day(store: Store) -> None:
+    begun = Path(store.path) / "trash" / "begun"
+    begun.mkdir(parents=True)
+    gc(store)
+    assert begun.exists()
+    old = begun.stat().st_mtime_ns - 2 * DAY_NS
+    os.utime(begun, ns=(old, old))
+    gc(store)
+    assert not begun.exists()
+
+
 # Time
 
 

@@ -72,7 +72,7 @@ RECLAIMING: Final[tuple[Bug, ...]] = (
         "store/gc_plan.py",
         "        return is_unfinished_old(run.marked_ns, now_ns)\n",
         "        return now_ns - run.marked_ns >= grace_seconds * 1e9\n",
-        meet("gc + another gc"),
+        GC,
     ),
     Bug(
         "readers do not look into the trash",

@@ -13,7 +13,7 @@ WRITING: Final[tuple[Bug, ...]] = (
         "storage/local.py",
         "                raise\n            durable.fsync_directory(os.path.dirname(self.path(key)))",
         "                raise",
-        power("import-fresh"),
+        power("base-add-copy"),
     ),
     Bug(
         "a generation's directory is not synced",
@@ -128,11 +128,11 @@ WRITING: Final[tuple[Bug, ...]] = (
         errno("import-sharing"),
     ),
     Bug(
-        "a manifest that is there is not settled",
+        "a document that is there is not settled",
         "store/store.py",
         "            self.storage.settle([key])\n",
         "            pass\n",
-        power("import-fresh"),
+        power("base-add-copy"),
     ),
     Bug(
         "a document of the right length is believed",
