@@ -56,44 +56,42 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
 
     cursor: reactive[int] = reactive(0, repaint=False)
 
-    class Moved(Message):
+    class Told(Message):
+        """Something that a table tells.
+
+        Attributes:
+            table: which one.
+        """
+
+        def __init__(self, table: VirtualTable[Any]) -> None:
+            super().__init__()
+            self.table = table
+
+        @property
+        def control(self) -> VirtualTable[Any]:
+            """The table."""
+            return self.table
+
+    class Moved(Told):
         """The cursor is on another row; `index` is None where there are no rows."""
 
         def __init__(self, table: VirtualTable[Any], index: int | None) -> None:
-            super().__init__()
-            self.table = table
+            super().__init__(table)
             self.index = index
 
-        @property
-        def control(self) -> VirtualTable[Any]:
-            """The table."""
-            return self.table
-
-    class Picked(Message):
+    class Picked(Told):
         """A row was picked, by Enter or a click on the cursor's row."""
 
         def __init__(self, table: VirtualTable[Any], index: int) -> None:
-            super().__init__()
-            self.table = table
+            super().__init__(table)
             self.index = index
 
-        @property
-        def control(self) -> VirtualTable[Any]:
-            """The table."""
-            return self.table
-
-    class HeaderPicked(Message):
+    class HeaderPicked(Told):
         """A column's header was clicked."""
 
         def __init__(self, table: VirtualTable[Any], key: str) -> None:
-            super().__init__()
-            self.table = table
+            super().__init__(table)
             self.key = key
-
-        @property
-        def control(self) -> VirtualTable[Any]:
-            """The table."""
-            return self.table
 
     def __init__(
         self,
