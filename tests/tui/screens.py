@@ -69,6 +69,10 @@ SCREENS: tuple[Screen, ...] = (
         keys=(("CHANGE", "s"),),
         shown=("KEY", "lora_alpha"),
     ),
+    Screen("merge-none", page="merge", shown=("MERGED IN THIS ORDER",)),
+    Screen("cleanup-none", page="cleanup", shown=("no directory yet",)),
+    Screen("verify", page="verify", keys=(("WHAT", "a"),), shown=("all sound", "done in")),
+    Screen("bases", page="bases", shown=("tiny-llama", "bound to it")),
     Screen("jobs", page="jobs", shown=("no job was started yet",)),
 )
 """A page joins by a line."""
