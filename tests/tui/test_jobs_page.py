@@ -60,6 +60,9 @@ def test_a_job_that_asks_is_stopped_here(writable_store: Path) -> None:
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, JobsPage))
         app.jobs.pop()
+        page = app.screen
+        assert isinstance(page, JobsPage)
+        await until(pilot, lambda: page.table.current is job)
         await pilot.press("x")
         await until(pilot, lambda: job.state == "stopped")
         await until(pilot, lambda: shows(app, "stopped", "nothing half-published"))
