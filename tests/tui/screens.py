@@ -72,6 +72,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("merge-none", page="merge", shown=("MERGED IN THIS ORDER",)),
     Screen("cleanup-none", page="cleanup", shown=("no directory yet",)),
     Screen("verify", page="verify", keys=(("WHAT", "a"),), shown=("all sound", "done in")),
+    Screen("gc", page="gc", shown=("nothing to do", "objects stay")),
     Screen("bases", page="bases", shown=("tiny-llama", "bound to it")),
     Screen("jobs", page="jobs", shown=("no job was started yet",)),
 )

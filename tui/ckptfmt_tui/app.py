@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from textual import events
 from textual.app import App, SystemCommand
@@ -25,6 +25,7 @@ from ckptfmt_tui.reading import Reader
 from ckptfmt_tui.screens.help import Help
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.table import page_class
+from ckptfmt_tui.ui import Ui
 from ckptfmt_tui.widgets.dialogs import Confirmation, ProblemDialog
 
 _WATCH_SECONDS: Final = 2.0
@@ -309,6 +310,10 @@ class CkptfmtApp(App[int]):
 
 def _load_jobs() -> None:
     import_module("ckptfmt_tui.jobs.verbs")
+
+
+if TYPE_CHECKING:
+    _AS_PAGES_SEE_IT: type[Ui] = CkptfmtApp
 
 
 def run(store: str, *, read_only: bool = False, page: str = "store") -> int:

@@ -12,10 +12,10 @@ from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.widgets.dialogs import Field, Form
 
 if TYPE_CHECKING:
-    from ckptfmt_tui.app import CkptfmtApp
+    from ckptfmt_tui.ui import Ui
 
 
-def verify(ui: CkptfmtApp, refs: Sequence[str], what: str) -> None:
+def verify(ui: Ui, refs: Sequence[str], what: str) -> None:
     """Decode some checkpoints and compare their digests."""
 
     def told(job: RunningJob) -> None:
@@ -32,7 +32,7 @@ def verify(ui: CkptfmtApp, refs: Sequence[str], what: str) -> None:
     ui.start(jobs.Verify(tuple(refs)), f"verify {what}", then=told)
 
 
-def restore(ui: CkptfmtApp, ref: str) -> None:
+def restore(ui: Ui, ref: str) -> None:
     """Ask where to, and give the files of a checkpoint back."""
 
     def told(job: RunningJob) -> None:
@@ -60,7 +60,7 @@ def restore(ui: CkptfmtApp, ref: str) -> None:
     )
 
 
-def merge(ui: CkptfmtApp, ref: str) -> None:
+def merge(ui: Ui, ref: str) -> None:
     """Go to the page that merges, with this checkpoint chosen."""
     ui.chosen = ref
     ui.show_page("merge")

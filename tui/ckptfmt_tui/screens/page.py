@@ -21,7 +21,7 @@ from ckptfmt_tui.widgets.command_line import CommandLine
 from ckptfmt_tui.widgets.job_bar import JobBar
 
 if TYPE_CHECKING:
-    from ckptfmt_tui.app import CkptfmtApp
+    from ckptfmt_tui.ui import Ui
 
 Result = TypeVar("Result")
 
@@ -56,7 +56,7 @@ class Tabs(Static):
         at = event.x - self.styles.padding.left
         for begin, end, page in self._places:
             if begin <= at < end:
-                cast("CkptfmtApp", self.app).show_page(page)
+                cast("Ui", self.app).show_page(page)
 
 
 class Page(Screen[None]):
@@ -77,9 +77,9 @@ class Page(Screen[None]):
         super().__init_subclass__()
 
     @property
-    def ui(self) -> CkptfmtApp:
+    def ui(self) -> Ui:
         """The application."""
-        return cast("CkptfmtApp", self.app)
+        return cast("Ui", self.app)
 
     def compose(self) -> ComposeResult:
         """See Textual."""

@@ -5,6 +5,7 @@ The job that has made the plan waits; agreeing lets it execute that plan and no 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -69,21 +70,21 @@ class PlanPage(Page):
         self._is_stale = False
         self._told: object = None
 
+    @abstractmethod
     def request(self) -> Job:
         """What is asked; without `apply` under `--read-only`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def heading(self) -> str:
         """What stands above everything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shown(self, plan: Any) -> Shown:
         """The plan."""
-        raise NotImplementedError
 
+    @abstractmethod
     def outcome(self, result: Any) -> tuple[tuple[Said, ...], tuple[Row, ...]]:
         """What became of it, and rows that it adds before those of the plan."""
-        raise NotImplementedError
 
     def dry_plan(self, result: Any) -> Any:
         """The plan in what a job that plans only gives back; None: that is no plan."""

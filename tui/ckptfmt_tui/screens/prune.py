@@ -13,10 +13,10 @@ from ckptfmt_tui.screens.plan import PlanPage
 from ckptfmt_tui.widgets.dialogs import Field, Form
 
 if TYPE_CHECKING:
-    from ckptfmt_tui.app import CkptfmtApp
+    from ckptfmt_tui.ui import Ui
 
 
-def prune(ui: CkptfmtApp, patterns: str = "") -> None:
+def prune(ui: Ui, patterns: str = "") -> None:
     """Ask for a policy, then show what it drops."""
     form = Form(
         "What to keep of each run; what no rule keeps is dropped",
@@ -34,7 +34,7 @@ def prune(ui: CkptfmtApp, patterns: str = "") -> None:
     ui.push_screen(form, lambda values: _go(ui, values))
 
 
-def _go(ui: CkptfmtApp, values: object) -> None:
+def _go(ui: Ui, values: object) -> None:
     if isinstance(values, dict):
         ui.push_screen(PrunePage(_made(values)))
 

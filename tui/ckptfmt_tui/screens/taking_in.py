@@ -17,7 +17,7 @@ from ckptfmt_tui.widgets.dialogs import Field, Form
 from ckptfmt_tui.widgets.path_picker import PathPicker
 
 if TYPE_CHECKING:
-    from ckptfmt_tui.app import CkptfmtApp
+    from ckptfmt_tui.ui import Ui
 
 _NO_BASE: Final = "(none stated)"
 _EFFORTS: Final = ("fast", "balanced", "max")
@@ -25,7 +25,7 @@ _HOWS: Final = ("(not said)", "continue", "stack", "resume", "parent-only")
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def take_in(ui: CkptfmtApp) -> None:
+def take_in(ui: Ui) -> None:
     """Ask for a path, then show what would be taken in."""
 
     def chosen(path: object) -> None:
