@@ -257,10 +257,14 @@ def execute_purge(
     freed_bytes = 0
     refused: list[Refused] = []
     progress.begin("purge", sum(file.size for part in planned.due for file in part.files))
+    receipts = Receipts(store.engine.storage)
     for part in planned.due:
-        released = purge(store.engine, part, prover)
-        freed_bytes += released.freed_bytes
-        refused += released.refused
+        # Somebody else may have purged or undone it since it was planned.
+        for now in receipts.parts(part.receipt):
+            if now.part == part.part and now.state in HOLDING:
+                released = purge(store.engine, now, prover)
+                freed_bytes += released.freed_bytes
+                refused += released.refused
         progress.advance(sum(file.size for file in part.files))
     progress.end()
     shown = planned.report

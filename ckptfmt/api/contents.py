@@ -106,8 +106,9 @@ def kept(store: Store, held: Contents) -> Kept:
         (found[digest][0], length, found[digest][1]) if digest in found else ("base", length, 0)
         for digest, length in objects.items()
     ]
-    usage = usage_of(store, standing_refs(store, _pass_over), _pass_over).get(held.id)
-    named = [item for item in standing_refs(store, _pass_over) if item.target == held.id]
+    standing = standing_refs(store, _pass_over)
+    usage = usage_of(store, standing, _pass_over).get(held.id)
+    named = [item for item in standing if item.target == held.id]
     return Kept(
         tensors=tuple(
             found.get(manifest.files[tensor.file].extents[tensor.extent].digest, (None, 0))

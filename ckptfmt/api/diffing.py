@@ -12,7 +12,7 @@ from ckptfmt.diff.comparing import compare_tensors, read_bytes, workers
 from ckptfmt.diff.pairing import pair_adapters, pair_files, pair_tensors
 from ckptfmt.diff.reading import Side
 from ckptfmt.errors import NotFound
-from ckptfmt.format.refs import BASES, check_name
+from ckptfmt.format.refs import BASES
 from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.store import Store
 
@@ -61,9 +61,8 @@ def _side(store: Store | None, label: str, name: Name, progress: Progress) -> Si
         raise NotFound(f"there is no store to look for {text!r} in", code="no-store", hint=_hint(text, "ckptfmt init"))
     try:
         if text.startswith(BASES):
-            ref, at, _ = text.partition("@")
-            record = store.resolve(text)[0] if at else store.refs.current(check_name(text)).target
-            return Side(label, text, base_checkpoint(store, record or "", ref.removeprefix(BASES)), is_base=True)
+            base = text.partition("@")[0].removeprefix(BASES)
+            return Side(label, text, base_checkpoint(store, store.resolve(text)[0], base), is_base=True)
         return Side(label, text, stored_checkpoint(store, text))
     except NotFound as error:
         raise NotFound(error.message, code=error.code, hint=_hint(text, error.hint)) from error

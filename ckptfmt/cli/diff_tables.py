@@ -128,7 +128,8 @@ def _adapter_lines(each: AdapterChange, width: int | None, most: int | None) -> 
         return [f"adapter {called}: compared tensor by tensor: {each.why}"]
     said = f"adapter {called}: updates of {count(len(each.modules), 'module')} differ"
     said += f", {each.same_modules:,} the same" if each.same_modules else ""
-    change = change_words(each.relative_norm, 1.0)
+    is_known = all(row.norm is not None for row in each.modules)
+    change = change_words(each.relative_norm, 1.0 if is_known else None) or "not finite"
     said += f"; change {change}" + ("" if each.cosine is None else f", cosine {each.cosine:.4f}")
     shown = each.modules[:most]
     rows = [

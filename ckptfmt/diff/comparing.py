@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ckptfmt.allocation import keep_freed_memory
-from ckptfmt.diff.elements import MATRICES, width_of
+from ckptfmt.diff.elements import MATRICES, PACKED, width_of
 from ckptfmt.diff.measures import Measured, Sums, block_elements, measure
 from ckptfmt.diff.pairing import TensorPair
 from ckptfmt.diff.ranks import Gram, Projection, plan_rank
@@ -42,11 +42,12 @@ class ComparedTensor:
 
 @dataclass(slots=True)
 class _Running:
-    """A tensor whose blocks are being compared."""
+    """A tensor whose blocks are being compared; `found` once all of them are."""
 
     projection: Projection | None
     sums: Sums = field(default_factory=Sums)
     grams: list[Gram] = field(default_factory=list)
+    found: ComparedTensor | None = None
 
     def take(self, measured: Measured) -> None:
         self.sums = self.sums.joined(measured.sums)
@@ -54,6 +55,13 @@ class _Running:
             self.grams.append(measured.gram)
 
     def compared(self) -> ComparedTensor:
+        """What came of it. Its blocks' matrices are let go: those of all tensors at once would be many."""
+        if self.found is None:
+            self.found = self._joined()
+            self.grams.clear()
+        return self.found
+
+    def _joined(self) -> ComparedTensor:
         projection = self.projection
         rank = projection.rank(self.grams) if projection is not None and self.grams and self.sums.norm else None
         return ComparedTensor(self.sums, rank, rank is not None and projection is not None and not projection.exact)
@@ -61,7 +69,7 @@ class _Running:
 
 def read_bytes(a: Side, b: Side, pairs: Sequence[TensorPair]) -> int:
     """Bytes that `compare_tensors` reads: tied tensors once."""
-    unique = {_content(a, b, pair): pair for pair in pairs}
+    unique = {_content(a, b, pair): pair for pair in pairs if _is_measurable(pair)}
     return sum(size_of(pair.a) + size_of(pair.b) for pair in unique.values())
 
 
@@ -101,10 +109,16 @@ def compare_tensors(
             at.take(future.result())
             if read:
                 told(read)
+            # Blocks of a tensor stand in a row, and the last one waits until another tensor's are behind it.
+            if waiting and waiting[0][0] is not at:
+                at.compared()
 
     for pair in pairs:
         key = _content(a, b, pair)
         if key in running:
+            continue
+        if not _is_measurable(pair):
+            running[key] = _Running(None)
             continue
         wanted = ranks and {pair.a.dtype, pair.b.dtype} <= MATRICES
         now = running[key] = _Running(plan_rank(pair.a.shape) if wanted else None)
@@ -120,6 +134,11 @@ def compare_tensors(
             settle(_WAITING - 1)
     settle(0)
     return [running[_content(a, b, pair)].compared() for pair in pairs]
+
+
+def _is_measurable(pair: TensorPair) -> bool:
+    """Of a packed type and another one neither bits nor values can be compared, and nothing is read."""
+    return pair.a.dtype == pair.b.dtype or not {pair.a.dtype, pair.b.dtype} & PACKED
 
 
 def _read_and_measure(a: Side, b: Side, pair: TensorPair, projection: Projection | None) -> Measured:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from ckptfmt import Store
 from ckptfmt.api.diffing import diff
 from ckptfmt.api.results_diff import ChangedTensor, DiffReport
+from ckptfmt.diff import comparing
 from ckptfmt.errors import BaseMismatch, CkptfmtError, IntegrityError, InvalidInput, NotFound
 from ckptfmt.progress import Silent
 from tests.conftest import Made
@@ -306,6 +307,46 @@ def test_a_tensor_of_many_frames_in_two_types(store: Store, tmp_path: Path) -> N
     check_tensor(store.diff("one", "half").tensors.changed[0], drawn, later.to(torch.bfloat16))
     without = store.diff("one", "two", ranks=False).tensors.changed[0]
     assert (without.effective_rank, without.rank_estimated) == (None, False)
+
+
+def test_a_packed_tensor_against_another_type_is_not_measured(store: Store, tmp_path: Path) -> None:
+    """Also where it has many frames, which end at other elements on each side."""
+    elements = 5 << 20
+    store.import_checkpoint(written(tmp_path / "one", Written("w", "F4", (elements,), bytes(elements // 2))), "one")
+    store.import_checkpoint(written(tmp_path / "two", Written("w", "BF16", (elements,), bytes(2 * elements))), "two")
+    for sides in (("one", "two"), ("two", "one")):
+        report = store.diff(*sides)
+        (found,) = report.tensors.changed
+        assert (found.norm, found.relative_norm, found.changed_elements, found.changed_bits) == (None,) * 4
+        assert report.summary.read_bytes == 0
+
+
+def test_what_tensors_leave_behind_does_not_add_up(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[Any] = []
+    most = 0
+
+    class Watched(comparing._Running):
+        def take(self, measured: Any) -> None:
+            nonlocal most
+            super().take(measured)
+            held.append(self)
+            most = max(most, sum(len(each.grams) for each in {id(each): each for each in held}.values()))
+
+    for name, seed in (("one", 1), ("two", 2)):
+        drawn = {
+            f"t{at}": torch.randn(3000, 1024, generator=torch.Generator().manual_seed(seed + at)) for at in range(4)
+        }
+        (tmp_path / name).mkdir()
+        save_file(drawn, tmp_path / name / "model.safetensors")
+        store.import_checkpoint(tmp_path / name, name)
+    monkeypatch.setattr(comparing, "_Running", Watched)
+    report = store.diff("one", "two")
+    assert all(each.effective_rank for each in report.tensors.changed)
+    blocks = len(held) // 4
+    assert blocks >= 3
+    assert most <= blocks + 1
 
 
 def update_of(directory: Path, module: str, scaling: float) -> Any:

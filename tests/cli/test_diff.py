@@ -128,6 +128,19 @@ def test_adapters_are_told_as_updates(store: Shell, elsewhere: Path) -> None:
     assert re.search(r"adapters\.default\.r +4 +6", out)
 
 
+def test_factors_that_are_no_numbers_have_no_change_to_tell(elsewhere: Path) -> None:
+    adapter(elsewhere / "one")
+    shutil.copytree(elsewhere / "one", elsewhere / "two")
+    tensors = load_file(elsewhere / "two" / "adapter_model.safetensors")
+    for each in tensors.values():
+        each[...] = np.nan
+    save_file(tensors, elsewhere / "two" / "adapter_model.safetensors", metadata={"format": "pt"})
+    report = diff(None, elsewhere / "one", elsewhere / "two")
+    said = str(diff_tables.adapter_lines(report.adapters, None, None)[0])
+    assert "change not finite" in said
+    assert "from 0" not in said
+
+
 def test_a_model_against_an_adapter_is_told_in_a_sentence(two: Shell) -> None:
     out = two.ok("diff", "full/base", "runs/stage-1").out
     assert "note: A is a full model and B an adapter (LORA): their weights are not compared" in out

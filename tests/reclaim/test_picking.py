@@ -113,3 +113,18 @@ def test_what_is_purged_is_what_the_plan_held(place: Place, tmp_path: Path) -> N
         first.receipt: "purged",
         held.receipt: "held",
     }
+
+
+@pytest.mark.parametrize("other", ["purge", "undo"])
+def test_what_somebody_else_did_since_the_plan_is_left_as_it_is(place: Place, other: str) -> None:
+    place.bloated("first")
+    held = place.clean()
+    planned = cleaning.plan_purge(place.store, held.receipt)
+    if other == "purge":
+        cleaning.execute_purge(place.store, cleaning.plan_purge(place.store, held.receipt), prover=prove)
+    else:
+        cleaning.undo_cleanup(place.store, held.receipt or "")
+    before = cleaning.list_receipts(place.store)
+    done = cleaning.execute_purge(place.store, planned, prover=prove)
+    assert (done.freed_bytes, done.refused) == (0, ())
+    assert cleaning.list_receipts(place.store) == before
