@@ -175,8 +175,10 @@ from ckptfmt_tui.jobs import requests as jobs
 async def go():
     app = CkptfmtApp(sys.argv[1])
     async with app.run_test() as pilot:
-        job = app.start(jobs.Import(sys.argv[2], "mine"), "import", asks=app.agree)
+        job = app.start(jobs.Import(sys.argv[2], "mine"), "import")
         while not (job.label and job.done_bytes):
+            if job.state == "asking":
+                app.agree(job)
             await pilot.pause(0.01)
         print(job._process.pid, flush=True)
         await pilot.pause(60)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from textual import events
 from textual.app import App, SystemCommand
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
 from ckptfmt.problems import Problem
+from ckptfmt.wording import clean
 from ckptfmt_tui import commands
 from ckptfmt_tui.jobs.requests import Job
 from ckptfmt_tui.jobs.running import RunningJob
@@ -186,6 +188,19 @@ class CkptfmtApp(App[int]):
     def _runs(self, screen: Screen[Any], action: str) -> Callable[[], Any]:
         return lambda: self.call_later(screen.run_action, action)
 
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """See Textual. Names and paths are no markup, and nothing in them is obeyed."""
+        lines = "\n".join(map(clean, message.split("\n")))
+        super().notify(lines, title=clean(title), severity=severity, timeout=timeout, markup=markup)
+
     def tell_problem(self, problem: Problem) -> None:
         """Show an error in the command line's words."""
         self.push_screen(ProblemDialog(problem))
@@ -196,7 +211,6 @@ class CkptfmtApp(App[int]):
         title: str,
         *,
         then: Callable[[RunningJob], None] | None = None,
-        asks: Callable[[RunningJob], None] | None = None,
     ) -> RunningJob:
         """Start a job.
 
@@ -204,7 +218,6 @@ class CkptfmtApp(App[int]):
             job: what to do.
             title: for people.
             then: called once it is over.
-            asks: called once it has a plan and waits for `agree`.
         """
         running = RunningJob(len(self.jobs) + 1, job, title)
         self.jobs.append(running)
@@ -214,7 +227,7 @@ class CkptfmtApp(App[int]):
             if then is not None:
                 then(running)
             return running
-        self.run_worker(self._run(running, then, asks), group="jobs", exit_on_error=False)
+        self.run_worker(self._run(running, then), group="jobs", exit_on_error=False)
         return running
 
     @staticmethod
@@ -227,24 +240,13 @@ class CkptfmtApp(App[int]):
         self,
         running: RunningJob,
         then: Callable[[RunningJob], None] | None,
-        asks: Callable[[RunningJob], None] | None,
     ) -> None:
         from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415 - see `on_mount`
 
         verb = JOBS[type(running.request)]
-        asked = False
-
-        def changed(job: RunningJob) -> None:
-            nonlocal asked
-            if job.state == "asking" and not asked:
-                asked = True
-                if asks is not None:
-                    asks(job)
-            self._jobs_changed()
-
         self._open.add(running.number)
         try:
-            await running.run(self.store_path, (verb.result, verb.plan), changed)
+            await running.run(self.store_path, (verb.result, verb.plan), lambda job: self._jobs_changed())
         finally:
             self._open.discard(running.number)
         if then is not None:

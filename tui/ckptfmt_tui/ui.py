@@ -55,9 +55,8 @@ class Ui(Protocol):
         title: str,
         *,
         then: Callable[[RunningJob], None] | None = None,
-        asks: Callable[[RunningJob], None] | None = None,
     ) -> RunningJob:
-        """Start a job; `then` is called once it is over, `asks` once it has a plan and waits."""
+        """Start a job; `then` is called once it is over."""
         ...
 
     def agree(self, job: RunningJob) -> None:

@@ -104,9 +104,9 @@ class RunningJob:
                 limit=_LINE_BYTES,
                 start_new_session=True,  # Ctrl-C in the terminal is a key of the application.
             )
-            if self.state == "stopping":
-                self.stop()
             await self._say(encode((store, self.request)))
+            if self.state == "stopping":  # It was told so before there was a process to tell.
+                self.stop()
             await self._follow(types, changed)
         except asyncio.CancelledError:  # The application ends; what runs cleans up behind itself.
             await self._let_end()

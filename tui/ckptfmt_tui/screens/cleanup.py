@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import ClassVar, Final
 
+from msgspec import structs
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -148,7 +149,9 @@ class CleanupPage(Page):
             else Text("Find what is redundant, and free it; nothing goes that does not come back.", style="dim")
         )
         self.query_one("#totals", Static).update(self._totals())
-        self.tell_command(self.ui.command_of(self.plan_request if self.directories else jobs.Scan(("DIR",))))
+        # A cleanup of nothing has no command line: without --only it would take everything.
+        takes = self.directories and self.plan_request.only != ()
+        self.tell_command(self.ui.command_of(self.plan_request if takes else jobs.Scan(self.directories or ("DIR",))))
 
     def _totals(self) -> Text:
         text = Text(no_wrap=True, overflow="ellipsis")
@@ -276,7 +279,9 @@ class CleanupPage(Page):
         form = Form(
             "Hold files before they may be purged",
             [Field("days", "Days", f"{self.hold_days:g}", hint="0: delete at once, after a second look")],
-            command=lambda values: self.ui.command_of(self.plan_request),
+            command=lambda values: self.ui.command_of(
+                structs.replace(self.plan_request, hold_days=_days(values["days"]) or 0.0)
+            ),
             check=lambda values: None if _days(values["days"]) is not None else "a number, at least 0",
         )
         self.app.push_screen(form, self._held)
@@ -291,6 +296,8 @@ class CleanupPage(Page):
         """Plan what is chosen."""
         if not self.directories:
             self.action_directory()
+        elif self.report is not None and self.plan_request.only == ():
+            self.app.notify("nothing is taken: space takes a checkpoint", severity="warning")
         elif self.report is not None:
             self.app.push_screen(CleanupPlanPage(self.plan_request))
 

@@ -25,7 +25,7 @@ def verify(ui: Ui, refs: Sequence[str], what: str) -> None:
             ui.tell_problem(job.problem)
         elif job.result.damaged:
             damaged = count(len(job.result.damaged), "object")
-            ui.notify(f"{damaged} damaged: see the page Verify", title=job.title, severity="error", timeout=20)
+            ui.notify(f"{damaged} damaged: see the page Jobs", title=job.title, severity="error", timeout=20)
         else:
             ui.notify(f"{count(job.result.objects, 'object')}, {size(job.result.bytes)}: all sound", title=job.title)
 

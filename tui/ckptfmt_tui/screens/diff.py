@@ -430,7 +430,7 @@ class DiffPage(Page):
 
 def _names(store: Store) -> tuple[Option, ...]:
     refs = store.list_refs(damaged=lambda name, error: None)
-    bases = [(f"bases/{row.name}", "base") for row in store.list_bases()]
+    bases = [(f"bases/{row.name}", "base") for row in store.list_bases(damaged=lambda name, error: None)]
     return (*((row.ref, f"{row.layout}  {size(row.logical_bytes)}") for row in refs), *bases)
 
 

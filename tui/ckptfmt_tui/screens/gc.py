@@ -37,8 +37,13 @@ class GcPage(PlanPage):
 
     def shown(self, plan: GcPlanned) -> Shown:
         """See `PlanPage.shown`."""
-        shown = told.gc_plan(plan, self.history_days)
-        ages = Said(f"grace {self.grace_hours:g} hours   keep history {self.history_days:g} days   o: change", "dim")
+        # The ages that this plan was made with: those of the page may be newer.
+        made = self.job.request if self.job is not None else None
+        asked = made if isinstance(made, jobs.Gc) else self.request()
+        shown = told.gc_plan(plan, asked.keep_history_days)
+        ages = Said(
+            f"grace {asked.grace_hours:g} hours   keep history {asked.keep_history_days:g} days   o: change", "dim"
+        )
         return Shown(shown.rows, (*shown.lines, ages), shown.question, shown.empty)
 
     def outcome(self, result: GcReport) -> tuple[tuple[Said, ...], tuple[Row, ...]]:
@@ -47,6 +52,8 @@ class GcPage(PlanPage):
 
     def action_ages(self) -> None:
         """Change the grace, and how long history is kept; then plan anew."""
+        if self.is_executing:
+            return
         form = Form(
             "What is young stays",
             [
@@ -65,7 +72,7 @@ class GcPage(PlanPage):
     def _changed(self, values: object) -> None:
         if isinstance(values, dict):
             grace, history = _age(values["grace"]), _age(values["history"])
-            if grace is not None and history is not None:
+            if grace is not None and history is not None and not self.is_executing:
                 self.grace_hours, self.history_days = grace, history
                 self.make_plan()
 

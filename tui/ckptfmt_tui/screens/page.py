@@ -104,6 +104,11 @@ class Page(Screen[None]):
     def begin(self) -> None:
         """What the page does first."""
 
+    def on_screen_resume(self) -> None:
+        """Jobs may have told something while another page was shown."""
+        if self.query(JobBar):
+            self.jobs_changed()
+
     def jobs_changed(self) -> None:
         """A job told something."""
         self.query_one(JobBar).tell(self.ui.jobs)

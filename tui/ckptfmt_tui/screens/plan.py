@@ -69,6 +69,8 @@ class PlanPage(Page):
         self.job: RunningJob | None = None
         self._is_stale = False
         self._told: object = None
+        self._all: tuple[Row, ...] = ()
+        self._empty = " "
 
     @abstractmethod
     def request(self) -> Job:
@@ -111,22 +113,28 @@ class PlanPage(Page):
         return self.query_one("#rows", VirtualTable)
 
     def make_plan(self) -> None:
-        """Plan, or plan anew: a plan that still waits is given up."""
-        if self.job is not None and not self.job.over:
-            if self.job.state != "asking":
-                return
+        """Plan, or plan anew: a plan that still waits, or is still made, is given up."""
+        if self.is_executing:
+            return
+        if self.job is not None:
             self.job.stop()
         request = self.request()
         self._is_stale = False
         self._told = None
         self.tell_command(self.ui.command_of(request))
-        self.job = self.ui.start(request, self.heading(), asks=lambda job: self.jobs_changed(), then=self._over)
+        self.job = self.ui.start(request, self.heading(), then=self._over)
         self.jobs_changed()
 
     def on_unmount(self) -> None:
         """A plan that nobody sees any more waits no longer; what runs goes on."""
-        if self.job is not None and self.job.state == "asking":
+        if self.job is not None and not self.is_executing:
             self.job.stop()
+
+    @property
+    def is_executing(self) -> bool:
+        """Whether what was planned is being done: it was agreed to, and is not over."""
+        job = self.job
+        return job is not None and not job.over and job.plan is not None and job.state != "asking"
 
     def store_changed(self) -> None:
         """Another process changed the store: say that the plan may no longer hold."""
@@ -172,8 +180,15 @@ class PlanPage(Page):
             lines.append(Said("y: do it    F5: plan anew    Esc: leave it", "bold"))
         self.query_one("#said", Static).update(text_of(lines))
         self.query_one("#lines").display = bool(lines)
-        empty = shown.empty if shown else self.NOT_YET if not job.over else ""
-        self.table.show_rows(rows, cursor=0 if job.over else self.table.cursor, empty=empty or " ")
+        self._all = rows
+        self._empty = (shown.empty if shown else self.NOT_YET if not job.over else "") or " "
+        self._show_rows(cursor=0 if job.over else self.table.cursor)
+
+    def _show_rows(self, *, cursor: int = 0) -> None:
+        """Those rows in which all words of the filter stand."""
+        wanted = self.filter_words.lower().split()
+        fits = [row for row in self._all if all(word in " ".join(row.cells.values()).lower() for word in wanted)]
+        self.table.show_rows(fits, cursor=cursor, empty="nothing fits the filter" if wanted else self._empty)
 
     def _dry(self, job: RunningJob) -> Any:
         """The plan that a job without `apply` gave back."""
@@ -188,13 +203,7 @@ class PlanPage(Page):
 
     def filtered(self, words: str) -> None:
         """Show the rows in which what is typed stands."""
-        job = self.job
-        plan = None if job is None else job.plan if job.plan is not None else self._dry(job)
-        if plan is not None:
-            rows = self.shown(plan).rows
-            wanted = words.lower().split()
-            fits = [row for row in rows if all(word in " ".join(row.cells.values()).lower() for word in wanted)]
-            self.table.show_rows(fits, empty="nothing fits the filter")
+        self._show_rows()
 
     @on(VirtualTable.Moved)
     def _tell_more(self) -> None:

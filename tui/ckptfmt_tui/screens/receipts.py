@@ -54,7 +54,6 @@ class ReceiptsPage(Page):
     def begin(self) -> None:
         """Read them."""
         self.table.focus()
-        self.store_changed()
 
     @property
     def table(self) -> VirtualTable[ReceiptRow]:

@@ -344,9 +344,11 @@ class StorePage(Page):
         line = self.table.current
         if line is None:
             return
-        refs = [row.ref for row in self._rows if row.ref == line.path or row.ref.startswith(f"{line.path}/")]
         if isinstance(line.node, RefRow):
             refs = [line.path]
+        else:  # One that cannot be read would keep all others from being verified.
+            below = (row for row in self._rows if row.layout != DAMAGED)
+            refs = [row.ref for row in below if row.ref.startswith(f"{line.path}/")]
         deeds.verify(self.ui, refs, line.path)
 
     def action_import(self) -> None:

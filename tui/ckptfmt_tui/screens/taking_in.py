@@ -70,7 +70,9 @@ class ImportPage(PlanPage):
     def shown(self, plan: ImportPlan) -> Shown:
         """See `PlanPage.shown`."""
         shown = told.import_plan(plan)
-        asked = self._asked
+        # What this plan was made with: what is asked for may be newer.
+        made = self.job.request if self.job is not None else None
+        asked = made if isinstance(made, jobs.Import) else self._asked
         options = [
             f"base {asked.base}" if asked.base else "no base stated",
             f"parent {asked.parent}" if asked.parent else "",
@@ -122,7 +124,7 @@ class ImportPage(PlanPage):
         )
 
     def _changed(self, values: object) -> None:
-        if isinstance(values, dict):
+        if isinstance(values, dict) and not self.is_executing:
             self._asked = self._made(values)
             self.make_plan()
 

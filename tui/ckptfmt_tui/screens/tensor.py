@@ -120,11 +120,10 @@ class TensorPage(Page):
         self.query_one("#figures", Static).update(figures)
         self.query_one("#places", Static).update(whereabouts_text(look, room))
 
-    def leave(self) -> None:
-        """Stop reading, and go back."""
+    def on_unmount(self) -> None:
+        """Stop reading: nobody sees it any more."""
         if self.job is not None and not self.job.over:
             self.job.stop()
-        super().leave()
 
     def action_scale(self) -> None:
         """Logarithmic bars, or not."""

@@ -51,6 +51,7 @@ class VerifyPage(Page):
         self.picked: frozenset[str] = frozenset()
         self.states: dict[str, str] = {}
         self._checked: Checked | None = None
+        self._looked_at: dict[str, str] = {}
         self._is_picking = False
 
     def body(self) -> ComposeResult:
@@ -226,6 +227,7 @@ class VerifyPage(Page):
             return
         self._checked = None
         self._is_picking = False
+        self._looked_at = {row.ref: row.manifest for row in self.listing.rows}
         self.job = self.ui.start(request, title, then=self._over)
         self._show_view()
         self.tell_command(self.ui.command_of(request))
@@ -238,7 +240,9 @@ class VerifyPage(Page):
                 self._checked = told.checked(job.result, job.seconds)
             else:
                 refs = job.request.refs if isinstance(job.request, jobs.Verify) else ()
-                names = refs or tuple(row.ref for row in self.listing.rows)
+                now = {row.ref: row.manifest for row in self.listing.rows}
+                # What was taken in meanwhile, or names something else by now, nobody has decoded.
+                names = [ref for ref in refs or now if now.get(ref) == self._looked_at.get(ref, "")]
                 self.states = told.states_after(self.states, names, job.result)
                 self._checked = told.verified(job.result, job.seconds)
         self._draw()

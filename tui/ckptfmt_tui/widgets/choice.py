@@ -12,6 +12,7 @@ from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import Input, Label, Static
 
+from ckptfmt.wording import clean
 from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.widgets.dialogs import Dialog
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
@@ -60,7 +61,7 @@ class Choice(Dialog):
     def compose(self) -> ComposeResult:
         """See Textual."""
         with Vertical():
-            yield Label(Text(self._title), classes="title")
+            yield Label(Text(clean(self._title)), classes="title")
             yield Input(self._value, placeholder=self._hint, id="wanted")
             yield VirtualTable(_COLUMNS, _cell, empty="no name fits", id="options")
             yield Static("Enter takes the one under the cursor", id="told")

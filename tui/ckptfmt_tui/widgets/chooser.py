@@ -53,7 +53,7 @@ class Chooser(Dialog):
     def compose(self) -> ComposeResult:
         """See Textual."""
         with Vertical():
-            yield Label(Text(self._title), classes="title")
+            yield Label(Text(clean(self._title)), classes="title")
             yield Input(placeholder="type to narrow the list; Enter chooses", id="words")
             yield VirtualTable(COLUMNS, _cell, empty="nothing fits", id="choices")
 

@@ -28,5 +28,9 @@ class CommandLine(Static):
     def on_click(self) -> None:
         """Copy it."""
         if self.command:
-            self.app.copy_to_clipboard(self.command)
-            self.app.notify("copied", title=self.command, timeout=3)
+            try:
+                self.app.copy_to_clipboard(self.command)
+            except UnicodeEncodeError:
+                self.app.notify("it names a file whose name is no text, and cannot be copied", severity="warning")
+            else:
+                self.app.notify("copied", title=self.command, timeout=3)

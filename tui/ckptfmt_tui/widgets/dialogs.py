@@ -83,7 +83,7 @@ class Confirmation(Dialog):
     def compose(self) -> ComposeResult:
         """See Textual."""
         with Vertical():
-            yield Label(Text(self._title), classes="title")
+            yield Label(Text(clean(self._title)), classes="title")
             with VerticalScroll():
                 yield Static(Text("\n").join(_as_text(line) for line in self._lines), id="lines")
             yield Static(Text(f"$ {clean(self._command)}", style="dim"), id="command")
@@ -168,7 +168,7 @@ class Form(Dialog):
     def compose(self) -> ComposeResult:
         """See Textual."""
         with Vertical():
-            yield Label(Text(self._title), classes="title")
+            yield Label(Text(clean(self._title)), classes="title")
             with VerticalScroll():
                 compact = len(self._fields) > _ROOMY
                 for field in self._fields:
@@ -210,7 +210,7 @@ class Form(Dialog):
     def _told(self) -> None:
         values = self.values
         fault = self._check(values)
-        self.query_one("#fault", Static).update(Text(fault or ""))
+        self.query_one("#fault", Static).update(Text(clean(fault or "")))
         self.query_one("#command", Static).update(Text(f"$ {clean(self._command(values))}", style="dim"))
         self.query_one("#go", Button).disabled = fault is not None
 

@@ -60,11 +60,13 @@ class PathPicker(Dialog):
         self._want: Want = want
         self._shows_hidden = False
         self._sizes: dict[str, tuple[int, bool]] = {}
+        self._listed_for: str | None = None
+        self._opens_next = False
 
     def compose(self) -> ComposeResult:
         """See Textual."""
         with Vertical():
-            yield Label(Text(self._title), classes="title")
+            yield Label(Text(clean(self._title)), classes="title")
             yield Input(self._start, placeholder="a path", id="path", select_on_focus=False)
             yield VirtualTable(COLUMNS, self._cell, empty="nothing here begins so", id="entries")
             yield Static(id="fault", classes="fault")
@@ -91,18 +93,25 @@ class PathPicker(Dialog):
 
     @on(Input.Changed)
     def _look(self) -> None:
+        self._opens_next = False
+        self._listed_for = None
         self._list(self.field.value, hidden=self._shows_hidden)
 
     @work(thread=True, exclusive=True, group="listing")
     def _list(self, typed: str, *, hidden: bool) -> None:
         listed = look_into(typed, self._want, hidden=hidden)
         if not get_current_worker().is_cancelled and self.is_attached:
-            self.app.call_from_thread(self._listed, listed)
+            self.app.call_from_thread(self._listed, typed, listed)
 
-    def _listed(self, listed: Listed) -> None:
+    def _listed(self, typed: str, listed: Listed) -> None:
+        if typed != self.field.value:
+            return
+        self._listed_for = typed
         self.table.show_rows(listed.entries)
         self._tell(listed.problem)
         self._measure([each.path for each in listed.entries if each.kind == "directory"])
+        if self._opens_next:
+            self._open()
 
     @work(thread=True, exclusive=True, group="measuring")
     def _measure(self, paths: list[str]) -> None:
@@ -161,7 +170,11 @@ class PathPicker(Dialog):
     @on(Input.Submitted)
     @on(VirtualTable.Picked)
     def _open(self) -> None:
-        """Use the line under the cursor: go into a directory, or take the path."""
+        """Use the line under the cursor, once what is listed is of what is typed."""
+        if self._listed_for != self.field.value:
+            self._opens_next = True
+            return
+        self._opens_next = False
         entry = self.table.current
         if entry is None:
             self._use(absolute(self.field.value))

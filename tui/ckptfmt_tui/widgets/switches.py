@@ -11,6 +11,8 @@ from textual import events
 from textual.message import Message
 from textual.widgets import Static
 
+from ckptfmt.wording import clean
+
 
 @dataclass(frozen=True, slots=True)
 class Switch:
@@ -70,7 +72,7 @@ class Switches(Static):
             begin = line.cell_len
             if self._choice:
                 line.append(f" {switch.key} ", "bold reverse" if switch.on else "dim")
-                line.append(f"{switch.label} ", "bold reverse" if switch.on else "")
+                line.append(f"{clean(switch.label)} ", "bold reverse" if switch.on else "")
                 if switch.tail:
                     line.append(f"{switch.tail} ", "reverse" if switch.on else "dim")
             else:

@@ -211,7 +211,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         index = round(self.scroll_y) + y - _HEADER_LINES
         if index >= len(self._rows):
             if not self._rows and y == _HEADER_LINES:
-                text = Text(self._empty[:width], self.get_component_rich_style("table--empty", partial=True))
+                text = Text(clean(self._empty)[:width], self.get_component_rich_style("table--empty", partial=True))
                 return self._strip(text, width, base)
             return Strip.blank(width, base)
         style = base + self.get_component_rich_style("table--cursor", partial=True) if index == self.cursor else base

@@ -1,0 +1,171 @@
+"""Whoever is quick, or stops early: what is done is what was meant, and what ends says how."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ckptfmt_tui.app import CkptfmtApp
+from ckptfmt_tui.jobs import requests as jobs
+from ckptfmt_tui.screens.cleanup import CleanupPage
+from ckptfmt_tui.screens.gc import GcPage
+from ckptfmt_tui.screens.jobs import JobsPage
+from ckptfmt_tui.screens.prune import PrunePage
+from ckptfmt_tui.screens.store import StorePage
+from ckptfmt_tui.widgets import path_picker
+from ckptfmt_tui.widgets.path_picker import PathPicker
+from textual.pilot import Pilot
+
+from ckptfmt import Store
+from tests.tui.acting import bloated, over, picker_on_top, planned
+from tests.tui.piloting import piloted, shows, until
+
+
+def test_names_in_a_message_are_no_markup(made_store: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        app.notify("restored to /data/[/foo]/run[lr=1e-4]/x [io]\n\x1b[31mred", title="[b]a title")
+        await until(pilot, lambda: shows(app, "[/foo]", "run[lr=1e-4]", "[io]", "[b]a title", "\\x1b[31mred"))
+
+    piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_a_job_that_is_stopped_at_once_was_stopped(made_store: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        job = app.start(jobs.Verify(), "verify everything")
+        job.stop()
+        await over(pilot, lambda: job)
+        assert job.state == "stopped"
+        assert job.problem is not None
+        assert job.problem.code == "interrupted"
+
+    piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_ages_that_change_while_it_plans_are_those_of_the_plan(writable_store: Path) -> None:
+    with Store.open(writable_store) as opened:
+        opened.drop("other")
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await until(pilot, lambda: isinstance(app.screen, GcPage) and app.screen.job is not None)
+        page = app.screen
+        assert isinstance(page, GcPage)
+        first = page.job
+        page._changed({"grace": "240", "history": "0"})
+        job = await planned(app, pilot)
+        assert job is not first
+        assert job.request == jobs.Gc(240.0, 0.0)
+        await until(pilot, lambda: shows(app, "grace 240 hours", "keep history 0 days"))
+        assert first is not None
+        await over(pilot, lambda: first)
+        assert first.state == "stopped"
+
+    piloted(CkptfmtApp(str(writable_store), page="gc"), act)
+
+
+def test_a_plan_page_that_is_left_early_leaves_no_error(made_store: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = PrunePage(jobs.Prune(last=1))
+        app.push_screen(page)
+        await until(pilot, lambda: page.job is not None)
+        app.pop_screen()
+        job = await over(pilot, lambda: page.job)
+        assert job.state == "stopped"
+
+    piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_a_page_that_was_hidden_shows_what_jobs_came_to(made_store: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await pilot.press("8")
+        await until(pilot, lambda: isinstance(app.screen, JobsPage))
+        await pilot.press("1")
+        await until(pilot, lambda: not isinstance(app.screen, JobsPage))
+        job = app.start(jobs.Verify(("nothing/such",)), "verify nothing/such")
+        await over(pilot, lambda: job)
+        await pilot.press("8")
+        await until(pilot, lambda: shows(app, "verify nothing/such", "no ref 'nothing/such'"))
+
+    piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_a_filter_stays_when_the_store_changes(writable_store: Path) -> None:
+    with Store.open(writable_store) as opened:
+        opened.drop("other")
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = PrunePage(jobs.Prune(last=1))
+        app.push_screen(page)
+        await until(pilot, lambda: page.job is not None and page.job.state == "asking")
+        await until(pilot, lambda: len(page.table.rows) > 1)
+        await pilot.press("slash", *"checkpoint-10", "enter")
+        await until(pilot, lambda: len(page.table.rows) == 1)
+        page.store_changed()
+        await until(pilot, lambda: shows(app, "The store changed since this plan was made"))
+        assert len(page.table.rows) == 1
+
+    piloted(CkptfmtApp(str(writable_store)), act)
+
+
+def test_enter_takes_the_path_that_is_typed(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the disk is slow: what was listed before is not it."""
+    (tmp_path / "m").mkdir()
+    whole = path_picker.look_into
+    taken: list[object] = []
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.3)
+        return whole(*arguments, **named)
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        app.push_screen(PathPicker("where", f"{tmp_path}/m", "new"), taken.append)
+        await picker_on_top(pilot)
+        monkeypatch.setattr(path_picker, "look_into", slow)
+        await pilot.press("2", "enter")
+        await until(pilot, lambda: taken)
+        assert taken == [f"{tmp_path}/m2"]
+
+    piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_a_cleanup_of_nothing_has_no_command_line(writable_store: Path, quick: Path) -> None:
+    """Without `--only` it would take everything."""
+    bloated(quick, writable_store, "one", "two")
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = app.screen
+        assert isinstance(page, CleanupPage)
+        page.directories = (str(quick / "tree"),)
+        page.scan()
+        await until(pilot, lambda: page.report is not None and page.plan_request.only is None)
+        await until(pilot, lambda: shows(app, "$ ckptfmt cleanup"))
+        await pilot.press("A")
+        await until(pilot, lambda: page.plan_request.only == ())
+        await until(pilot, lambda: shows(app, "$ ckptfmt scan"))
+        await pilot.press("p")
+        await until(pilot, lambda: shows(app, "nothing is taken"))
+        assert app.screen is page
+
+    piloted(CkptfmtApp(str(writable_store), page="cleanup"), act)
+
+
+def test_one_name_that_cannot_be_read_keeps_no_other_from_being_verified(writable_store: Path) -> None:
+    with Store.open(writable_store) as opened:
+        manifest = opened.show("stages/stage-3").id
+    path = writable_store / "manifests" / manifest[:2] / f"{manifest}.json"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-20])
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = app.screen
+        assert isinstance(page, StorePage)
+        await until(pilot, lambda: any(line.path == "stages" for line in page.table.rows))
+        page.table.cursor = next(at for at, line in enumerate(page.table.rows) if line.path == "stages")
+        await pilot.press("v")
+        job = await over(pilot, lambda: app.jobs[-1] if app.jobs else None)
+        assert job.problem is None
+        assert "stages/stage-1" in job.request.refs
+        assert "stages/stage-3" not in job.request.refs
+
+    piloted(CkptfmtApp(str(writable_store)), act)
