@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ckptfmt.digest import digest_of
-from ckptfmt.errors import CkptfmtError, Conflict
+from ckptfmt.errors import CkptfmtError, Conflict, InvalidInput
 from ckptfmt.format.shard import ShardObject, Stored
 from ckptfmt.storage.machine import cache_directory, host_name
 
@@ -90,11 +90,14 @@ class Catalog:
         self._path = path
         self._refill = refill
         self._still = False
+        self._closed = False
         self._connection = _open(path)
 
     def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        """Close the file, once no other thread reads it any more: SQLite would go on in memory that is freed."""
+        with self._lock:
+            self._closed = True
+            self._connection.close()
 
     def change(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Do all of `work` or nothing, while other processes wait; again where the file has to be given up."""
@@ -135,6 +138,8 @@ class Catalog:
 
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         with self._lock:
+            if self._closed:
+                raise InvalidInput("the store was closed, and is asked again", hint="open it again")
             try:
                 return work(self._connection)
             except (sqlite3.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -296,3 +296,31 @@ def test_facts_are_kept_with_their_stamp() -> None:
     assert catalog.fact("file", "/a", "newer") == b"newer"
     assert catalog.fact("file", "/a", "stamp") is None
     assert catalog.facts("file") == {"/a": ("newer", b"newer"), "/b": ("stamp", b"other")}
+
+
+def test_it_is_closed_once_no_thread_reads_it(tmp_path: Path) -> None:
+    """SQLite that is closed under a running query reads memory that is freed: the process dies of it."""
+    catalog = Catalog(str(tmp_path / "c.sqlite"))
+    catalog.add_shard("a" * 64, 10, [])
+    reading, go_on = threading.Event(), threading.Event()
+    seen: list[dict[str, int]] = []
+
+    def work(connection: sqlite3.Connection) -> dict[str, int]:
+        rows = connection.execute("SELECT digest, size FROM shards")
+        reading.set()
+        assert go_on.wait(10)
+        return dict(rows)
+
+    reader = threading.Thread(target=lambda: seen.append(catalog.look(work)))
+    reader.start()
+    assert reading.wait(10)
+    closer = threading.Thread(target=catalog.close)
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive()
+    go_on.set()
+    reader.join(10)
+    closer.join(10)
+    assert seen == [{"a" * 64: 10}]
+    with pytest.raises(CkptfmtError, match="the store was closed"):
+        catalog.shards()

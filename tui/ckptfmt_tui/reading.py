@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -35,30 +36,46 @@ class Reader:
         self.path = path
         self._lock = threading.Lock()
         self._store: Store | None = None
-
-    def store(self) -> Store:
-        """The store, opened when it is first asked for.
-
-        Raises:
-            CkptfmtError: it cannot be opened.
-        """
-        with self._lock:
-            if self._store is None:
-                self._store = Store.open(self.path)
-            return self._store
+        self._asking = 0
+        self._closed = False
 
     def ask(self, question: Callable[[Store], Result]) -> Answer[Result]:
         """Ask the store something: the answer, or what went wrong."""
         try:
-            return Answer(question(self.store()), None)
+            with self._open() as store:
+                return Answer(question(store), None)
         except CkptfmtError as error:
             return Answer(None, problem_of(error))
         except OSError as error:
             return Answer(None, problem_of(storage_error(error)))
 
-    def close(self) -> None:
-        """Let go of the store."""
+    @contextmanager
+    def _open(self) -> Iterator[Store]:
+        """The store, opened when it is first asked for. Whoever is the last to leave a closed reader closes it."""
         with self._lock:
+            if self._closed:
+                raise CkptfmtError("the terminal UI is being left", code="interrupted")
+            if self._store is None:
+                self._store = Store.open(self.path)
+            store = self._store
+            self._asking += 1
+        try:
+            yield store
+        finally:
+            with self._lock:
+                self._asking -= 1
+            self._leave()
+
+    def close(self) -> None:
+        """Answer no more questions, and let go of the store when those under way are answered. Waits for none."""
+        with self._lock:
+            self._closed = True
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            if not self._closed or self._asking:
+                return
             store, self._store = self._store, None
         if store is not None:
             store.close()

@@ -1,0 +1,34 @@
+"""What the pages read of the store: in threads, also while the application is being left."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from ckptfmt_tui.reading import Answer, Reader
+
+from ckptfmt.api import Store
+
+
+def test_the_store_is_closed_by_the_last_that_reads_it(quick: Path) -> None:
+    Store.init(quick / "store").close()
+    reader = Reader(str(quick / "store"))
+    asking, go_on = threading.Event(), threading.Event()
+    answers: list[Answer[int]] = []
+
+    def question(store: Store) -> int:
+        asking.set()
+        assert go_on.wait(10)
+        return len(list(store.list_refs()))
+
+    thread = threading.Thread(target=lambda: answers.append(reader.ask(question)))
+    thread.start()
+    assert asking.wait(10)
+    reader.close()  # Waits for nobody: the window goes at once.
+    late = reader.ask(lambda store: 0)
+    assert late.value is None
+    assert late.problem is not None
+    go_on.set()
+    thread.join(10)
+    assert answers == [Answer(0, None)]
+    assert reader._store is None
