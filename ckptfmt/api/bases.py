@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from ckptfmt.api.results import BaseKept, BaseReport, BaseVerified, RefChanged
-from ckptfmt.api.shared import bases_needed, needs_itself
+from ckptfmt.api.shared import bases_needed, is_kept
 from ckptfmt.errors import Conflict, InvalidInput, NotFound
 from ckptfmt.format.manifest import Manifest, logical_bytes
 from ckptfmt.format.refs import BASES
@@ -35,17 +36,17 @@ def add(store: Store, name: str, source: str, *, revision: str | None, keep: Kee
     return describe(store, add_base(store, name, find_source(source, revision), keep=keep, progress=progress))
 
 
-def describe(store: Store, base: Base) -> BaseReport:
-    """A base as front ends show it."""
+def describe(store: Store, base: Base, places: Sequence[str] | None = None) -> BaseReport:
+    """A base as front ends show it; `places` where its files were seen, if they were looked up already."""
     record = base.record
-    places = places_of(store, base.digest)
+    places = places_of(store, base.digest) if places is None else places
     return BaseReport(
         name=base.name,
         record=base.digest,
         root=record.root,
         files=len(record.files),
         tensors=sum(tensor.role == "model" for tensor in record.tensors),
-        kept=needs_itself(store, base.name, base.digest) is None,
+        kept=is_kept(store, base.digest),
         repo=record.repo,
         revision=record.revision,
         path=places[0] if places else None,
@@ -91,10 +92,10 @@ def keep(store: Store, name: str, progress: Progress) -> BaseKept:
     """Copy a referenced base in."""
     base = find_base(store, name)
     size = 0
-    if needs_itself(store, name, base.digest) is not None:
-        size = keep_base(store, base, progress=progress)
-    else:
+    if is_kept(store, base.digest):
         note_kept(store, base)
+    else:
+        size = keep_base(store, base, progress=progress)
     return BaseKept(name, kept=True, bytes=size)
 
 

@@ -271,25 +271,6 @@ def execute_purge(
     return PurgeReport(None, freed_bytes, shown.receipts, shown.waiting, _refused(refused))
 
 
-def purge_held(
-    store: Store,
-    receipt: str | None = None,
-    *,
-    apply: bool = False,
-    prover: Prover = prove_fresh,
-) -> PurgeReport:
-    """Delete what is held and whose hold is over; of one receipt, whether it is over or not.
-
-    Args:
-        store: where the receipts are.
-        receipt: the id of one, or its beginning; None for all.
-        apply: do it; else only say what would be done.
-        prover: rebuilds and compares.
-    """
-    planned = plan_purge(store, receipt)
-    return execute_purge(store, planned, prover=prover) if apply else planned.report
-
-
 def _is_over(receipts: Receipts, part: Receipt, now_ns: int) -> bool:
     """Whether a hold is over by the storage's own clock; what came from the future is young."""
     since = receipts.held_since_ns(part.receipt, part.part)

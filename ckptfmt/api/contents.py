@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import msgspec
 
 from ckptfmt.api.results import NeedsBase, Stored
-from ckptfmt.api.shared import needs_base, standing_refs, sum_encodings, usage_of
-from ckptfmt.errors import CkptfmtError, FormatError
+from ckptfmt.api.shared import needs_base, pass_over, standing_refs, sum_encodings, usage_of
+from ckptfmt.errors import FormatError
 from ckptfmt.format.check import check_document
 from ckptfmt.format.dtypes import BITS
 from ckptfmt.format.manifest import Manifest, Tensor, objects_of
@@ -106,8 +106,8 @@ def kept(store: Store, held: Contents) -> Kept:
         (found[digest][0], length, found[digest][1]) if digest in found else ("base", length, 0)
         for digest, length in objects.items()
     ]
-    standing = standing_refs(store, _pass_over)
-    usage = usage_of(store, standing, _pass_over).get(held.id)
+    standing = standing_refs(store, pass_over)
+    usage = usage_of(store, standing, pass_over).get(held.id)
     named = [item for item in standing if item.target == held.id]
     return Kept(
         tensors=tuple(
@@ -125,7 +125,3 @@ def kept(store: Store, held: Contents) -> Kept:
 def tensor_bytes(tensor: Tensor) -> int:
     """Bytes that a tensor's elements take, dense; rounded up where its bits fill no whole byte."""
     return -(-BITS.get(tensor.dtype, 0) * math.prod(tensor.shape) // 8)
-
-
-def _pass_over(name: str, error: CkptfmtError) -> None:
-    """A damaged neighbour is told of elsewhere."""

@@ -19,7 +19,7 @@ from ckptfmt.api.results import (
     OpaqueFile,
     PlannedCheckpoint,
 )
-from ckptfmt.api.shared import encodings_of, needs_base, needs_itself
+from ckptfmt.api.shared import encodings_of, is_kept, needs_base
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import How, logical_bytes, objects_of
@@ -90,7 +90,7 @@ def make_options(store: Store, said: ImportOptions, progress: Progress) -> Optio
 
 def _check_base(store: Store, base: Base, progress: Progress) -> None:
     """A base that is only referenced is looked at before anything relies on it."""
-    if needs_itself(store, base.name, base.digest) is None:
+    if is_kept(store, base.digest):
         return
     mismatched = check_base(store, base, base_place(store, base), full=False, progress=progress).mismatched
     if mismatched:

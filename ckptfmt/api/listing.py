@@ -19,8 +19,8 @@ from ckptfmt.api.results import (
 from ckptfmt.api.shared import (
     encodings_of,
     fits,
+    is_kept,
     needs_base,
-    needs_itself,
     standing_refs,
     sum_encodings,
     usage_of,
@@ -31,6 +31,7 @@ from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import all_bases, places_of
 from ckptfmt.store.catalog import Location
 from ckptfmt.store.graph import smallest
+from ckptfmt.store.outside import all_outside
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
 from ckptfmt.store.usage import Used
@@ -48,7 +49,7 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
     for item in standing:
         named[item.target] = named.get(item.target, 0) + 1
     refs_of = {item.target: item.name for item in standing}
-    needs: dict[str, NeedsBase | None] = {}
+    needs = _Needs(store, damaged)
     rows = []
     for item in standing:
         if item.target not in usage or item.name.startswith(BASES) or not fits(item.name, pattern):
@@ -66,7 +67,7 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
                 parent=refs_of.get(summary.parent, summary.parent) if summary.parent else None,
                 base=summary.base,
                 binding=summary.binding,
-                needs_base=_needs(store, item.target, used, needs, damaged),
+                needs_base=needs.of(item.target, used),
                 created=item.time,
                 logical_bytes=summary.logical_bytes,
                 stored_bytes=used.stored_bytes,
@@ -91,25 +92,37 @@ def _once(damaged: Damaged | None) -> Damaged | None:
     return tell if damaged is not None else None
 
 
-def _needs(
-    store: Store, target: str, used: Used, known: dict[str, NeedsBase | None], damaged: Damaged | None
-) -> NeedsBase | None:
-    summary = used.summary
-    if not used.missing:
-        return None
-    if summary.base is None or summary.record is None:
-        return needs_base(store, store.manifest(target))
-    if summary.record not in known:
+class _Needs:
+    """Tells which base each of many checkpoints cannot be restored without; each base is looked up once for all."""
+
+    def __init__(self, store: Store, damaged: Damaged | None) -> None:
+        self._store = store
+        self._damaged = damaged
+        self._bases = all_outside(store)
+        self._bound: dict[str, NeedsBase | None] = {}
+
+    def of(self, target: str, used: Used) -> NeedsBase | None:
+        """The base that manifest `target` needs; None for none."""
+        summary = used.summary
+        if not used.missing:
+            return None
+        if summary.base is None or summary.record is None:
+            return needs_base(self._store, self._store.manifest(target), self._bases)
+        if summary.record not in self._bound:
+            self._bound[summary.record] = self._itself(summary.base, summary.record)
+        return self._bound[summary.record]
+
+    def _itself(self, name: str, record: str) -> NeedsBase | None:
         try:
-            known[summary.record] = needs_itself(store, summary.base, summary.record)
+            if is_kept(self._store, record):
+                return None
         except CkptfmtError as error:
-            if damaged is None:
+            if self._damaged is None:
                 raise
             # Objects are missing, whatever its record said.
-            damaged(BASES + summary.base, error)
-            places = places_of(store, summary.record)
-            known[summary.record] = NeedsBase(summary.base, summary.record, places[0] if places else None)
-    return known[summary.record]
+            self._damaged(BASES + name, error)
+        places = places_of(self._store, record)
+        return NeedsBase(name, record, places[0] if places else None)
 
 
 def show(store: Store, name: str) -> Shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ckptfmt.api.shared import needs_itself, standing_refs
+from ckptfmt.api.shared import is_kept, pass_over, standing_refs
 from ckptfmt.format.manifest import Binding, How, logical_bytes
 from ckptfmt.merge.recipe import resolve_recipe
 from ckptfmt.store.bases import all_bases, places_of
@@ -57,7 +57,7 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
     digest, _ = store.resolve(name)
     found = resolve_recipe(digest, store.manifest, name=name, how=how)
     refs_of: dict[str, list[str]] = {}
-    for generation in standing_refs(store, lambda name, error: None):
+    for generation in standing_refs(store, pass_over):
         refs_of.setdefault(generation.target or "", []).append(generation.name)
     steps = []
     for item in found.ingredients:
@@ -77,7 +77,7 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
             )
         )
     link = found.base
-    names = [base.name for base in all_bases(store, lambda name, error: None) if base.digest == link.record]
+    names = [base.name for base in all_bases(store, pass_over) if base.digest == link.record]
     places = places_of(store, link.record)
     return RecipeReport(
         ref=name,
@@ -87,7 +87,7 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
         base_bytes=logical_bytes(store.record(link.record)),
         binding=link.binding,
         evidence=link.evidence,
-        kept=needs_itself(store, link.name, link.record) is None,
+        kept=is_kept(store, link.record),
         path=places[0] if places else None,
         stages=found.stages,
         steps=tuple(steps),

@@ -11,9 +11,9 @@ from ckptfmt.api.results import NeedsBase, Stored
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation
-from ckptfmt.store.bases import missing_from, needed_objects, places_of
+from ckptfmt.store.bases import BaseFiles, missing_from, needed_objects, outside_files, places_of
 from ckptfmt.store.graph import resolve
-from ckptfmt.store.outside import all_outside
+from ckptfmt.store.outside import Bases, all_outside
 from ckptfmt.store.ref_cache import CatalogRefCache
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
@@ -23,6 +23,10 @@ from ckptfmt.store.usage import Used, follow
 def standing_refs(store: Store, damaged: Damaged | None = None) -> list[Generation]:
     """The newest generation of every ref that stands, bases too, from the cache where nothing changed."""
     return store.refs.standing_cached(CatalogRefCache(store.facts(), store.path), damaged)
+
+
+def pass_over(name: str, error: CkptfmtError) -> None:
+    """Say nothing of a ref or base that cannot be read: where something else is looked at, or refs are listed too."""
 
 
 def usage_of(store: Store, standing: list[Generation], damaged: Damaged | None = None) -> dict[str, Used]:
@@ -49,39 +53,36 @@ def fits(name: str, pattern: str | None) -> bool:
     return fnmatchcase(name, pattern) or name.startswith(pattern.rstrip("/") + "/") or name == pattern
 
 
-def needs_itself(store: Store, name: str, record: str) -> NeedsBase | None:
-    """A base, where its own files cannot be restored from the store alone; else None."""
-    return _needed(store, name, record) if missing_from(store, needed_objects(store.record(record))) else None
+def is_kept(store: Store, record: str) -> bool:
+    """Whether the own files of a base, by the digest of its record, can be restored from the store alone."""
+    return not missing_from(store, needed_objects(store.record(record)))
 
 
-def needs_base(store: Store, manifest: Manifest) -> NeedsBase | None:
+def needs_base(store: Store, manifest: Manifest, bases: Bases | None = None) -> NeedsBase | None:
     """The base that a checkpoint cannot be restored without: it shares tensors with it, or is stored against them.
 
-    Where these are several, the one that it is bound to; None where the store holds all it needs.
+    Where these are several, the one that it is bound to; None where the store holds all it needs. `bases` as in
+    `bases_needed`.
     """
-    needed = bases_needed(store, manifest)
+    needed = bases_needed(store, manifest, bases)
     link = manifest.base
-    if link is not None and link.record in needed:
-        return _needed(store, link.name, link.record)
-    for record, name in needed.items():
-        return _needed(store, name, record)
-    return None
+    base = needed.get(link.record) if link is not None else None
+    base = base or next(iter(needed.values()), None)
+    return NeedsBase(base.base, base.digest, base.last_seen) if base is not None else None
 
 
-def bases_needed(store: Store, manifest: Manifest) -> dict[str, str]:
-    """The bases that a checkpoint cannot be restored without: digest of the record, and name."""
+def bases_needed(store: Store, manifest: Manifest, bases: Bases | None = None) -> dict[str, BaseFiles]:
+    """The bases that a checkpoint cannot be restored without, by the digests of their records.
+
+    `bases` is where to look for what no shard holds: made once by `all_outside` for many that are bound to no base.
+    """
     link = manifest.base
-    bases = all_outside(store, link)
+    bases = all_outside(store, link) if bases is None else bases
     found = resolve(store.catalog().find_many, objects_of(manifest), bases.has)
-    needed = {base.digest: base.base for base in map(bases.holder, sorted(found.outside)) if base is not None}
+    needed = {base.digest: base for base in map(bases.holder, sorted(found.outside)) if base is not None}
     if found.missing and not needed and link is not None:
-        needed[link.record] = link.name
+        needed[link.record] = outside_files(store, link)
     return needed
-
-
-def _needed(store: Store, name: str, record: str) -> NeedsBase:
-    places = places_of(store, record)
-    return NeedsBase(name, record, places[0] if places else None)
 
 
 def encodings_of(store: Store, objects: Mapping[str, int]) -> dict[str, Stored]:
