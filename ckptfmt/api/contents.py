@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import msgspec
 
 from ckptfmt.api.results import NeedsBase, Stored
-from ckptfmt.api.shared import needs_base, pass_over, standing_refs, sum_encodings, usage_of
+from ckptfmt.api.shared import needs_base, no_collector, pass_over, standing_refs, sum_encodings, usage_of
 from ckptfmt.errors import FormatError
 from ckptfmt.format.check import check_document
 from ckptfmt.format.dtypes import BITS
@@ -51,18 +48,6 @@ class Kept(msgspec.Struct, frozen=True):
     needs_base: NeedsBase | None
 
 
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """A document is no circle: looking for one while it is read takes longer than reading it."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def contents(store: Store, name: str) -> Contents:
     """What a checkpoint holds, as quickly as it can be read.
 
@@ -71,7 +56,7 @@ def contents(store: Store, name: str) -> Contents:
         IntegrityError, FormatError: its manifest is damaged, or not one.
     """
     digest, generation = store.resolve(name)
-    with _no_collector():
+    with no_collector():
         manifest = store.manifest_uncached(digest)
     counts = [len(file.extents) for file in manifest.files]
     files = len(counts)

@@ -180,7 +180,7 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         notes=manifest.notes,
         logical_bytes=logical_bytes(manifest),
         new_bytes=imported.new_bytes,
-        encodings=encodings_of(store, objects_of(manifest)),
+        encodings=encodings_of(objects_of(manifest), store.catalog().find_many),
         forecast=foresee(store, manifest) if imported.new else None,
         found=Found(imported.likely.name, imported.likely.why) if imported.likely is not None else None,
     )

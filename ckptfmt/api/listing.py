@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ckptfmt.api.results import (
     LineageStep,
@@ -21,6 +21,7 @@ from ckptfmt.api.shared import (
     fits,
     is_kept,
     needs_base,
+    no_collector,
     standing_refs,
     sum_encodings,
     usage_of,
@@ -30,7 +31,7 @@ from ckptfmt.format.manifest import Manifest, logical_bytes, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import all_bases, places_of
 from ckptfmt.store.catalog import Location
-from ckptfmt.store.graph import smallest
+from ckptfmt.store.graph import remembering, smallest
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
@@ -128,21 +129,23 @@ class _Needs:
 def show(store: Store, name: str) -> Shown:
     """One checkpoint in full."""
     digest, generation = store.resolve(name)
-    manifest = store.manifest(digest)
-    objects = objects_of(manifest)
-    taken = smallest(store.catalog().find_many, objects)
-    return Shown(
-        ref=generation.name if generation else None,
-        generation=generation.number if generation else None,
-        id=digest,
-        manifest=manifest,
-        needs_base=needs_base(store, manifest),
-        logical_bytes=logical_bytes(manifest),
-        stored_bytes=sum(copy.stored.stored_bytes() for copy in taken.values()),
-        encodings=encodings_of(store, objects),
-        against=_against(objects, taken),
-        tensor_encodings=_tensor_encodings(store, manifest),
-    )
+    with no_collector():
+        manifest = store.manifest(digest)
+        objects = objects_of(manifest)
+        copies_of = remembering(store.catalog().find_many)
+        taken = smallest(copies_of, objects)
+        return Shown(
+            ref=generation.name if generation else None,
+            generation=generation.number if generation else None,
+            id=digest,
+            manifest=manifest,
+            needs_base=needs_base(store, manifest, copies_of=copies_of),
+            logical_bytes=logical_bytes(manifest),
+            stored_bytes=sum(copy.stored.stored_bytes() for copy in taken.values()),
+            encodings=encodings_of(objects, copies_of),
+            against=_against(objects, taken),
+            tensor_encodings=tuple(_tensor_encodings(manifest, taken)),
+        )
 
 
 def _against(objects: Mapping[str, int], taken: Mapping[str, Location]) -> Stored | None:
@@ -153,22 +156,16 @@ def _against(objects: Mapping[str, int], taken: Mapping[str, Location]) -> Store
     return Stored(len(others), sum(each.length for each in others), sum(each.stored_bytes() for each in others))
 
 
-def _tensor_encodings(store: Store, manifest: Manifest) -> tuple[TensorStored, ...]:
-    extents = [manifest.files[tensor.file].extents[tensor.extent] for tensor in manifest.tensors]
-    copies = store.catalog().find_many({extent.digest for extent in extents})
-    rows = []
-    for tensor, extent in zip(manifest.tensors, extents, strict=True):
-        found = copies.get(extent.digest)
-        stored = found[0].stored if found else None
-        rows.append(
-            TensorStored(
-                tensor.name,
-                stored.encoding if stored else None,
-                extent.length,
-                stored.stored_bytes() if stored else 0,
-            )
+def _tensor_encodings(manifest: Manifest, taken: Mapping[str, Location]) -> Iterator[TensorStored]:
+    for tensor in manifest.tensors:
+        extent = manifest.files[tensor.file].extents[tensor.extent]
+        stored = taken[extent.digest].stored if extent.digest in taken else None
+        yield TensorStored(
+            tensor.name,
+            stored.encoding if stored else None,
+            extent.length,
+            stored.stored_bytes() if stored else 0,
         )
-    return tuple(rows)
 
 
 def log(store: Store, name: str) -> Log:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from ckptfmt.api.results import NeedsBase, Stored
@@ -12,7 +14,7 @@ from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation
 from ckptfmt.store.bases import BaseFiles, missing_from, needed_objects, outside_files, places_of
-from ckptfmt.store.graph import resolve
+from ckptfmt.store.graph import Copies, resolve
 from ckptfmt.store.outside import Bases, all_outside
 from ckptfmt.store.ref_cache import CatalogRefCache
 from ckptfmt.store.refs import Damaged
@@ -58,36 +60,44 @@ def is_kept(store: Store, record: str) -> bool:
     return not missing_from(store, needed_objects(store.record(record)))
 
 
-def needs_base(store: Store, manifest: Manifest, bases: Bases | None = None) -> NeedsBase | None:
+def needs_base(
+    store: Store, manifest: Manifest, bases: Bases | None = None, copies_of: Copies | None = None
+) -> NeedsBase | None:
     """The base that a checkpoint cannot be restored without: it shares tensors with it, or is stored against them.
 
-    Where these are several, the one that it is bound to; None where the store holds all it needs. `bases` as in
+    Where these are several, the one that it is bound to; None where the store holds all it needs. See
     `bases_needed`.
     """
-    needed = bases_needed(store, manifest, bases)
+    needed = bases_needed(store, manifest, bases, copies_of)
     link = manifest.base
     base = needed.get(link.record) if link is not None else None
     base = base or next(iter(needed.values()), None)
     return NeedsBase(base.base, base.digest, base.last_seen) if base is not None else None
 
 
-def bases_needed(store: Store, manifest: Manifest, bases: Bases | None = None) -> dict[str, BaseFiles]:
+def bases_needed(
+    store: Store, manifest: Manifest, bases: Bases | None = None, copies_of: Copies | None = None
+) -> dict[str, BaseFiles]:
     """The bases that a checkpoint cannot be restored without, by the digests of their records.
 
-    `bases` is where to look for what no shard holds: made once by `all_outside` for many that are bound to no base.
+    Args:
+        store: where.
+        manifest: the checkpoint.
+        bases: where to look for what no shard holds: made once by `all_outside` for many that are bound to no base.
+        copies_of: what shards hold, where some of it was looked up already.
     """
     link = manifest.base
     bases = all_outside(store, link) if bases is None else bases
-    found = resolve(store.catalog().find_many, objects_of(manifest), bases.has)
+    found = resolve(copies_of or store.catalog().find_many, objects_of(manifest), bases.has)
     needed = {base.digest: base for base in map(bases.holder, sorted(found.outside)) if base is not None}
     if found.missing and not needed and link is not None:
         needed[link.record] = outside_files(store, link)
     return needed
 
 
-def encodings_of(store: Store, objects: Mapping[str, int]) -> dict[str, Stored]:
+def encodings_of(objects: Mapping[str, int], copies_of: Copies) -> dict[str, Stored]:
     """How the objects are stored, by encoding; those that lie in a referenced base count as `base`."""
-    copies = store.catalog().find_many(objects)
+    copies = copies_of(objects)
     rows = []
     for digest, length in objects.items():
         found = copies.get(digest)
@@ -104,6 +114,18 @@ def sum_encodings(rows: Iterable[tuple[str, int, int]]) -> dict[str, Stored]:
         objects, old_logical, old_stored = sums.get(encoding, (0, 0, 0))
         sums[encoding] = (objects + 1, old_logical + logical, old_stored + stored)
     return {encoding: Stored(*sums[encoding]) for encoding in sorted(sums)}
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Documents and copies are no circles: looking for one among 100,000 takes longer than reading them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def refuse_inside(store: Store, target: str) -> None:

@@ -82,11 +82,12 @@ def execute_cleanup(store: Store, plan: CleanupPlan, prover: Prover, progress: P
     """
     check_space(store, plan)
     done = Done(refused=list(plan.refused))
+    receipts = Receipts(store.storage)
+    settle_all(receipts)
     if not any(step.going for step in plan.steps):
         return done
-    run = _Run(store, plan, prover, progress, Receipts(store.storage), new_receipt_id(), done)
+    run = _Run(store, plan, prover, progress, receipts, new_receipt_id(), done)
     before = allocated_below(store.path or ".")
-    settle_all(run.receipts)
     for step in plan.steps:
         run.step(step)
     done.grown_bytes = allocated_below(store.path or ".") - before

@@ -1,4 +1,4 @@
-"""What a list of many checkpoints that need a base costs: it grows with their number, not with its square."""
+"""What verbs that look cost, in queries and storage calls: it grows with what they look at, not with its square."""
 
 from __future__ import annotations
 
@@ -62,21 +62,16 @@ def work_of_a_list(path: Path, count: int) -> int:
     storage = Counting(str(path))
     engine = Engine(storage, opened.document, str(path))
     opened.close()
-    queries = 0
-
-    def asked(_text: str) -> None:
-        nonlocal queries
-        queries += 1
-
+    queries: list[str] = []
     with Store(engine) as store:
         store.list_refs()
         storage.work = 0
-        engine.catalog()._connection.set_trace_callback(asked)
+        engine.catalog()._connection.set_trace_callback(queries.append)
         rows = store.list_refs()
         assert [row.needs_base and row.needs_base.name for row in rows] == ["tiny"] * count
         assert all(row.needs_base and row.needs_base.last_seen for row in rows)
         assert all(row.base is None for row in rows)
-    return storage.work + queries
+    return storage.work + len(queries)
 
 
 def test_a_list_costs_what_its_rows_cost(quick: Path) -> None:
@@ -85,3 +80,16 @@ def test_a_list_costs_what_its_rows_cost(quick: Path) -> None:
         (quick / str(count)).mkdir()
         works[count] = work_of_a_list(filled(quick / str(count), count), count)
     assert works[24] - works[12] <= 2.2 * (works[12] - works[6]), works
+
+
+def test_show_looks_each_object_up_once(quick: Path) -> None:
+    """However much it says of them: a checkpoint may have 100,000."""
+    source = making.write_model(quick / "model", {f"layers.{number}.weight": number for number in range(9)})
+    with Store.init(quick / "store") as store:
+        store.import_path(source, name="one")
+        queries: list[str] = []
+        store.engine.catalog()._connection.set_trace_callback(queries.append)
+        shown = store.show("one")
+        assert shown.stored_bytes == sum(each.stored_bytes for each in shown.encodings.values())
+        looks = [query for query in queries if "FROM objects" in query]
+        assert len(looks) == 1, looks
