@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ckptfmt.api.results import BaseKept, BaseReport, BaseVerified, RefChanged
 from ckptfmt.api.shared import bases_needed, is_kept
 from ckptfmt.errors import Conflict, InvalidInput, NotFound
-from ckptfmt.format.manifest import Manifest, logical_bytes
+from ckptfmt.format.manifest import BaseLink, Manifest, logical_bytes
 from ckptfmt.format.refs import BASES
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, all_bases, find_base, places_of
+from ckptfmt.store.outside import Bases, outside_of_many
 from ckptfmt.store.refs import Damaged, draft
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import (
@@ -108,10 +109,11 @@ def drop(store: Store, name: str) -> RefChanged:
     base = find_base(store, name)
     others = [other for other in all_bases(store) if other.digest == base.digest and other.name != name]
     if not others:
+        outside = outside_of_many(store)
         bound = [
             generation.name
             for generation in store.refs.manifests()
-            if _needs(store, store.manifest(generation.target or ""), base.digest)
+            if _needs(store, store.manifest(generation.target or ""), base.digest, outside)
         ]
         if bound:
             raise Conflict(
@@ -124,7 +126,7 @@ def drop(store: Store, name: str) -> RefChanged:
     return RefChanged(BASES + name, generation.number, None)
 
 
-def _needs(store: Store, manifest: Manifest, record: str) -> bool:
+def _needs(store: Store, manifest: Manifest, record: str, outside: Callable[[BaseLink | None], Bases]) -> bool:
     """Whether a checkpoint is bound to a base, or is stored against what lies in no shard but there."""
     bound = manifest.base is not None and manifest.base.record == record
-    return bound or record in bases_needed(store, manifest)
+    return bound or record in bases_needed(store, manifest, outside(manifest.base))

@@ -57,6 +57,13 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
             continue
         used = usage[item.target]
         summary = used.summary
+        try:
+            needed = needs.of(item.target, used)
+        except CkptfmtError as error:
+            if damaged is None:
+                raise
+            damaged(item.name, error)
+            continue
         rows.append(
             RefRow(
                 ref=item.name,
@@ -68,7 +75,7 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
                 parent=refs_of.get(summary.parent, summary.parent) if summary.parent else None,
                 base=summary.base,
                 binding=summary.binding,
-                needs_base=needs.of(item.target, used),
+                needs_base=needed,
                 created=item.time,
                 logical_bytes=summary.logical_bytes,
                 stored_bytes=used.stored_bytes,
@@ -205,6 +212,7 @@ def _generations(store: Store, ref: str) -> tuple[Generation, ...]:
 
 def stats(store: Store, damaged: Damaged | None = None) -> Stats:
     """The store as a whole; `damaged` is told of what cannot be read and is left out, as in `Refs.standing`."""
+    damaged = _once(damaged)
     standing = standing_refs(store, damaged)
     usage = usage_of(store, standing, damaged)
     objects: dict[str, int] = {}
@@ -235,7 +243,7 @@ def stats(store: Store, damaged: Damaged | None = None) -> Stats:
         shard_bytes=sum(store.catalog().shards().values()),
         by_encoding=by_encoding,
         by_run=_by_run(checkpoints, usage),
-        plans=_storage_plans(store, checkpoints),
+        plans=_storage_plans(store, checkpoints, damaged),
     )
 
 
@@ -255,11 +263,11 @@ def _by_run(checkpoints: list[Generation], usage: dict[str, Used]) -> dict[str, 
     return dict(sorted(runs.items()))
 
 
-def _storage_plans(store: Store, checkpoints: list[Generation]) -> tuple[StoragePlan, ...]:
+def _storage_plans(store: Store, checkpoints: list[Generation], damaged: Damaged | None) -> tuple[StoragePlan, ...]:
     """What keeping the stages would take outside a store: adapters only, with the final merged, all merged.
 
     Counted over the checkpoints that have an adapter and a base: each base once, each adapter once, a merged model
-    as large as its base.
+    as large as its base. Those whose base cannot be read are left out.
     """
     adapters: dict[str, int] = {}
     merged: dict[str, int] = {}
@@ -270,7 +278,13 @@ def _storage_plans(store: Store, checkpoints: list[Generation]) -> tuple[Storage
         if not manifest.adapters or manifest.base is None:
             continue
         record = manifest.base.record
-        bases[record] = logical_bytes(store.record(record))
+        try:
+            bases[record] = logical_bytes(store.record(record))
+        except CkptfmtError as error:
+            if damaged is None:
+                raise
+            damaged(BASES + manifest.base.name, error)
+            continue
         merged[item.target or ""] = bases[record]
         adapters[item.target or ""] = sum(
             manifest.files[file].size

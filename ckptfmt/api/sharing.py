@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from itertools import takewhile
-from typing import Final
 
 import msgspec
 
@@ -16,8 +15,6 @@ from ckptfmt.format.manifest import objects_of
 from ckptfmt.format.refs import BASES, Generation
 from ckptfmt.store.graph import closure
 from ckptfmt.store.store import Store, manifest_key, record_key
-
-DEFAULT_SECONDS: Final = 0.5
 
 
 class Sharer(msgspec.Struct, frozen=True):
@@ -63,7 +60,7 @@ class _Document(msgspec.Struct):
     files: list[_File] = []
 
 
-def sharing(store: Store, ref: str, *, seconds: float = DEFAULT_SECONDS) -> Sharing:
+def sharing(store: Store, ref: str, *, seconds: float) -> Sharing:
     """With whom a checkpoint shares stored bytes.
 
     The refs nearest by name are looked at first, bases too, and no more once `seconds` are over.

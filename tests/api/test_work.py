@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from ckptfmt import Store
+from ckptfmt.errors import Conflict
 from ckptfmt.storage.local import LocalStorage
 from ckptfmt.storage.protocol import Listed
 from ckptfmt.store.store import Store as Engine
@@ -56,8 +59,8 @@ def filled(root: Path, count: int) -> Path:
     return root / "store"
 
 
-def work_of_a_list(path: Path, count: int) -> int:
-    """Storage calls, names listed and queries of a list that is in step with its store."""
+def work_of(path: Path, act: Callable[[Store], object]) -> int:
+    """Storage calls, names listed and queries of what is done to a store whose catalog is in step with it."""
     opened = open_store(str(path))
     storage = Counting(str(path))
     engine = Engine(storage, opened.document, str(path))
@@ -67,18 +70,30 @@ def work_of_a_list(path: Path, count: int) -> int:
         store.list_refs()
         storage.work = 0
         engine.catalog()._connection.set_trace_callback(queries.append)
-        rows = store.list_refs()
-        assert [row.needs_base and row.needs_base.name for row in rows] == ["tiny"] * count
-        assert all(row.needs_base and row.needs_base.last_seen for row in rows)
-        assert all(row.base is None for row in rows)
+        act(store)
     return storage.work + len(queries)
 
 
-def test_a_list_costs_what_its_rows_cost(quick: Path) -> None:
+def listed(store: Store) -> None:
+    rows = store.list_refs()
+    assert rows
+    for row in rows:
+        assert row.base is None
+        assert row.needs_base is not None
+        assert (row.needs_base.name, bool(row.needs_base.last_seen)) == ("tiny", True)
+
+
+def refused(store: Store) -> None:
+    with pytest.raises(Conflict):
+        store.drop_base("tiny")
+
+
+@pytest.mark.parametrize("act", [listed, refused])
+def test_many_cost_what_each_costs(quick: Path, act: Callable[[Store], object]) -> None:
     works = {}
     for count in (6, 12, 24):
         (quick / str(count)).mkdir()
-        works[count] = work_of_a_list(filled(quick / str(count), count), count)
+        works[count] = work_of(filled(quick / str(count), count), act)
     assert works[24] - works[12] <= 2.2 * (works[12] - works[6]), works
 
 
