@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, get_args
 
@@ -28,6 +29,7 @@ from ckptfmt.store.bases import Base, find_base
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import base_place, check_base
 from ckptfmt.transfer.importing import Imported, Options, import_walked
+from ckptfmt.transfer.ordering import base_hints, nearest, work_order
 from ckptfmt.transfer.planning import Plan, Planned, plan_import
 
 EFFORTS: Final[tuple[str, ...]] = get_args(Effort)
@@ -104,25 +106,31 @@ def _check_base(store: Store, base: Base, progress: Progress) -> None:
 def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress) -> ImportReport:
     """Take in every checkpoint of a plan; one that fails does not keep the others from being taken.
 
+    What others may be stored against is taken first; the report has the order of the plan.
+
     Raises:
         InvalidInput: `how` is stated, and no checkpoint has a parent that it could be said of.
         CkptfmtError: the only one of a plan failed.
     """
     if options.how and options.parent is None and not any(each.parent for each in plan.checkpoints):
         raise InvalidInput("--how says how a checkpoint goes on from its --parent: give that too")
-    reports: list[CheckpointReport] = []
-    failed: list[FailedPart] = []
-    done: dict[str, str] = {}
-    for each in plan.checkpoints:
+    taken: dict[str, CheckpointReport] = {}
+    missed: dict[str, FailedPart] = {}
+    adapters: dict[str, str] = {}
+    for each in work_order(plan.checkpoints, base_hints(plan.checkpoints)):
+        near = tuple((ref, adapters[ref]) for ref in nearest(each.ref, adapters))
         try:
-            imported = _import_one(store, each, options, done, progress)
+            imported = _import_one(store, each, replace(options, near=near), taken, progress)
         except CkptfmtError as error:
             if len(plan.checkpoints) == 1:
                 raise
-            failed.append(FailedPart(each.source, each.ref, error.code, error.message, error.hint, error.exit_code))
+            missed[each.ref] = FailedPart(each.source, each.ref, error.code, error.message, error.hint, error.exit_code)
             continue
-        done[each.ref] = imported.digest
-        reports.append(_improved(store, imported, options, progress))
+        if imported.manifest.adapters:
+            adapters[each.ref] = imported.digest
+        taken[each.ref] = _improved(store, imported, options, progress)
+    reports = [taken[each.ref] for each in plan.checkpoints if each.ref in taken]
+    failed = [missed[each.ref] for each in plan.checkpoints if each.ref in missed]
     return ImportReport(
         logical_bytes=sum(report.logical_bytes for report in reports),
         new_bytes=sum(report.new_bytes for report in reports),
@@ -150,14 +158,16 @@ def _improved(store: Store, imported: Imported, options: Options, progress: Prog
     return structs.replace(report, notes=(*report.notes, *notes), new_bytes=max(0, report.new_bytes - saved))
 
 
-def _import_one(store: Store, planned: Planned, options: Options, done: dict[str, str], progress: Progress) -> Imported:
+def _import_one(
+    store: Store, planned: Planned, options: Options, taken: Mapping[str, CheckpointReport], progress: Progress
+) -> Imported:
     if planned.parent is not None and options.parent is None:
-        if planned.parent not in done:
+        if planned.parent not in taken:
             raise InvalidInput(
                 f"{planned.source}: the stage before it, {planned.parent!r}, was not taken in",
                 hint=f"ckptfmt import {planned.source} --name {planned.ref}",
             )
-        options = replace(options, parent=done[planned.parent])
+        options = replace(options, parent=taken[planned.parent].manifest)
     if options.stage is None:
         options = replace(options, stage=planned.stage)
     return import_walked(store, planned.walked, planned.ref, source=planned.source, options=options, progress=progress)

@@ -39,6 +39,7 @@ class Options:
         parent: id of the manifest it was trained from.
         stage, how, dtype: its place in a chain of stages.
         adapter: path of an adapter that may have been merged into it.
+        near: names and manifests of other checkpoints whose adapters may have been, the likeliest first.
         effort: how much to spend on smaller objects.
         jobs: threads that encode.
         damaged_as_opaque: keep structurally lying files whole instead of refusing the checkpoint.
@@ -51,6 +52,7 @@ class Options:
     how: How | None = None
     dtype: str | None = None
     adapter: str | None = None
+    near: tuple[tuple[str, str], ...] = ()
     effort: Effort = "balanced"
     jobs: int = 2
     damaged_as_opaque: bool = False
@@ -188,7 +190,7 @@ def _like(recent: Recent, subject: Subject, ref: str, options: Options, likely: 
         return Like()
     first: list[BaseRecord | Manifest] = [options.base.record] if options.base is not None else []
     first += [likely.document] if likely is not None else []
-    return like_of(recent, subject, ref, first)
+    return like_of(recent, subject, ref, first, near=options.near)
 
 
 def _bind(base: Base | None, content: Content) -> BaseLink | None:
