@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, get_args
 
@@ -23,11 +24,12 @@ from ckptfmt.api.results import (
 from ckptfmt.api.shared import encodings_of, needs_base, needs_itself
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
-from ckptfmt.format.manifest import How, logical_bytes, objects_of
+from ckptfmt.format.manifest import How, Manifest, logical_bytes, objects_of
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, find_base
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import base_place, check_base
+from ckptfmt.transfer.fitting import stranger
 from ckptfmt.transfer.importing import Imported, Options, import_walked
 from ckptfmt.transfer.ordering import base_hints, nearest, work_order
 from ckptfmt.transfer.planning import Plan, Planned, plan_import
@@ -35,6 +37,7 @@ from ckptfmt.transfer.planning import Plan, Planned, plan_import
 EFFORTS: Final[tuple[str, ...]] = get_args(Effort)
 HOWS: Final[tuple[str, ...]] = get_args(How)
 STAGE_DTYPES: Final = ("bf16", "fp16", "fp32")
+_SHOWN: Final = 3
 
 
 def describe_plan(plan: Plan, parent: str | None, stage: int | None) -> ImportPlan:
@@ -103,7 +106,7 @@ def _check_base(store: Store, base: Base, progress: Progress) -> None:
         )
 
 
-def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress) -> ImportReport:
+def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progress) -> ImportReport:
     """Take in every checkpoint of a plan; one that fails does not keep the others from being taken.
 
     What others may be stored against is taken first; the report has the order of the plan.
@@ -112,6 +115,7 @@ def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress)
         InvalidInput: `how` is stated, and no checkpoint has a parent that it could be said of.
         CkptfmtError: the only one of a plan failed.
     """
+    options = make_options(store, said, progress)
     if options.how and options.parent is None and not any(each.parent for each in plan.checkpoints):
         raise InvalidInput("--how says how a checkpoint goes on from its --parent: give that too")
     taken: dict[str, CheckpointReport] = {}
@@ -137,7 +141,30 @@ def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress)
         checkpoints=tuple(reports),
         failed=tuple(failed),
         left=plan.left,
+        notes=tuple(_unstated(store, plan, reports, said)),
     )
+
+
+def _unstated(store: Store, plan: Plan, reports: Sequence[CheckpointReport], said: ImportOptions) -> Iterator[str]:
+    """What a later merge needs to know of stages that go on from others, and the command that says it."""
+    going = [report.ref for report in reports if _goes_on_somehow(store.manifest(report.manifest))]
+    if not going:
+        return
+    words = ["ckptfmt", "import", plan.path, "--name", plan.name]
+    for option in ("base", "parent", "stage"):
+        value = said.get(option)
+        words += [f"--{option}", str(value)] if value is not None else []
+    named = ", ".join(going[:_SHOWN]) + (", …" if len(going) > _SHOWN else "")
+    yield (
+        f"{named}: linked to the stage before, but not how it goes on from it, which a merge has to know: "
+        f"{shlex.join([*words, '--how'])} continue  (or stack, resume, parent-only: see --help)"
+    )
+
+
+def _goes_on_somehow(manifest: Manifest) -> bool:
+    """Whether it has an adapter and a parent, and nothing says what the adapter was trained on."""
+    lineage = manifest.lineage
+    return bool(manifest.adapters) and lineage is not None and lineage.parent is not None and lineage.how is None
 
 
 def _improved(store: Store, imported: Imported, options: Options, progress: Progress) -> CheckpointReport:
@@ -153,6 +180,8 @@ def _improved(store: Store, imported: Imported, options: Options, progress: Prog
         if saved:
             notes += ("the copies from before it was stored again stay until gc takes them away",)
     report = describe_import(store, imported)
+    if options.base is not None and (odd := stranger(imported.manifest, options.base.record, options.base.name)):
+        notes += (odd,)
     if imported.given and "lowrank" not in report.encodings:
         notes += (f"--adapter {options.adapter}: nothing was stored against it; it was not merged into this",)
     return structs.replace(report, notes=(*report.notes, *notes), new_bytes=max(0, report.new_bytes - saved))

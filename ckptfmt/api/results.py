@@ -131,13 +131,14 @@ class ImportPlan(msgspec.Struct, frozen=True):
 
 
 class ImportReport(msgspec.Struct, frozen=True):
-    """What an import did."""
+    """What an import did. `notes` are of the whole: what a later verb will need to know."""
 
     logical_bytes: int
     new_bytes: int
     checkpoints: tuple[CheckpointReport, ...]
     failed: tuple[FailedPart, ...]
     left: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class RefRow(msgspec.Struct, frozen=True):

@@ -44,10 +44,12 @@ class Planned:
 class Plan:
     """What an import will do, parents before children.
 
-    `left` are files that belong to no checkpoint, and, with a '/' behind, directories that were not looked into.
+    `name` is what was stated; `left` are files that belong to no checkpoint, and, with a '/' behind, directories that
+    were not looked into.
     """
 
     path: str
+    name: str
     checkpoints: tuple[Planned, ...]
     left: tuple[str, ...] = ()
 
@@ -86,7 +88,7 @@ def plan_import(path: str, name: str) -> Plan:
     _refuse_collisions(planned)
     left = tuple(item for item in unclaimed(files, found)) if found[0].root or len(found) > 1 else ()
     passed_over = tuple(f"{directory}/" for directory in walked.passed_over)
-    return Plan(walked.root, tuple(_linked(planned)), tuple(sorted((*left, *passed_over))))
+    return Plan(walked.root, name, tuple(_linked(planned)), tuple(sorted((*left, *passed_over))))
 
 
 def _plan_file(path: str, name: str) -> Plan:
@@ -98,7 +100,7 @@ def _plan_file(path: str, name: str) -> Plan:
     stem = os.path.splitext(base)[0]
     ref = _check_ref(name.replace(PLACEHOLDER, _NOT_IN_NAMES.sub("-", stem)))
     walked = walk_files(directory, (mine[0].files if mine else None) or [base])
-    return Plan(path, (Planned(path, walked, ref, mine[0].layout if mine else "unknown"),))
+    return Plan(path, name, (Planned(path, walked, ref, mine[0].layout if mine else "unknown"),))
 
 
 def _check_ref(name: str) -> str:

@@ -98,6 +98,7 @@ def command(
         for problem in problems:
             print_problem(problem)
     session.note(*legend(each.needs_base for each in report.checkpoints))
+    session.note(*(f"note: {note}" for note in report.notes))
     for each in report.checkpoints:
         if each.forecast is not None:
             seen = each.forecast

@@ -66,6 +66,7 @@ def import_result(report: ImportReport) -> tuple[tuple[Said, ...], tuple[Row, ..
     rows: list[Row] = []
     needed = {each.needs_base.name for each in report.checkpoints if each.needs_base}
     lines += [Said(f"needs the files of base {name!r}: 'base keep' copies them in", "warn") for name in sorted(needed)]
+    lines += [Said(note, "warn") for note in report.notes]
     for each in report.checkpoints:
         told = [f"{each.ref}: {size(each.logical_bytes)} in {size(each.new_bytes)}, {count(each.files, 'file')}"]
         if each.base:
