@@ -36,6 +36,8 @@ class Options:
 
     Attributes:
         base: the base it was made from, if the user says so.
+        evidence: how that is known; None where the user says it. It is then held against the checkpoint's own weights,
+            and adapters are bound only where these prove it.
         parent: id of the manifest it was trained from.
         stage, how, dtype: its place in a chain of stages.
         adapter: path of an adapter that may have been merged into it.
@@ -47,6 +49,7 @@ class Options:
     """
 
     base: Base | None = None
+    evidence: str | None = None
     parent: str | None = None
     stage: int | None = None
     how: How | None = None
@@ -133,7 +136,7 @@ def import_walked(
                 return content
 
         content = take(frozenset())
-        base = _bind(options.base, content)
+        base = _bind(options.base, options.evidence, content)
         manifest = build_manifest(checkpoint.reading, content, base=base, lineage=_lineage(options, checkpoint.reading))
         digest, generation = publish(
             store,
@@ -193,10 +196,11 @@ def _like(recent: Recent, subject: Subject, ref: str, options: Options, likely: 
     return like_of(recent, subject, ref, first, near=options.near)
 
 
-def _bind(base: Base | None, content: Content) -> BaseLink | None:
+def _bind(base: Base | None, evidence: str | None, content: Content) -> BaseLink | None:
     if base is None:
         return None
-    return bind(base.name, base.digest, base.record, content, evidence=f"--base {base.name}")
+    link = bind(base.name, base.digest, base.record, content, evidence=evidence or f"--base {base.name}")
+    return link if evidence is None or not link.leaves or link.binding == "proven" else None
 
 
 def _lineage(options: Options, reading: Reading) -> Lineage | None:
