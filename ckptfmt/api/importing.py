@@ -21,7 +21,7 @@ from ckptfmt.api.results import (
     OpaqueFile,
     PlannedCheckpoint,
 )
-from ckptfmt.api.shared import encodings_of, needs_base, needs_itself
+from ckptfmt.api.shared import copy_of, encodings_of, needs_base, needs_itself
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import How, Manifest, logical_bytes, objects_of
@@ -222,6 +222,7 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         encodings=encodings_of(store, objects_of(manifest)),
         forecast=foresee(store, manifest) if imported.new else None,
         found=Found(imported.likely.name, imported.likely.why) if imported.likely is not None else None,
+        copy_of=copy_of(store, manifest),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from ckptfmt.encodings.protocol import Effort
-from ckptfmt.errors import InvalidInput
+from ckptfmt.errors import FormatError, InvalidInput, UnsafeFile
 from ckptfmt.format.manifest import BaseLink, BaseRecord, How, Lineage, Manifest, objects_of
 from ckptfmt.format.refs import Generation
 from ckptfmt.layouts.protocol import Reading
@@ -26,7 +26,7 @@ from ckptfmt.transfer.predicting import Known, one_after_another
 from ckptfmt.transfer.reading import read_walked, take_content
 from ckptfmt.transfer.recent import Recent
 from ckptfmt.transfer.references import Like, References, Subject, adapters_of, ancestors, incoming, like_of
-from ckptfmt.transfer.walk import Walked, same_still
+from ckptfmt.transfer.walk import LYING_HINT, Walked, same_still
 from ckptfmt.transfer.writing import Written, storing
 
 
@@ -104,7 +104,12 @@ def import_walked(
         IntegrityError: the directory changed while it was read.
         StorageError: the disk is full, or refuses.
     """
-    checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
+    try:
+        checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
+    except (FormatError, UnsafeFile) as error:
+        if error.hint == LYING_HINT:
+            error.hint = f"{LYING_HINT}, or take it in as it is with --damaged-as-opaque"
+        raise
     total = sum(entry.size for entry in walked.of_kind("file"))
     subject = replace(incoming(checkpoint), parent=options.parent)
     recent = Recent(store)

@@ -106,7 +106,9 @@ def command(
                 f"{each.ref}: {count(seen.tensors, 'tensor')} look merged with a lost adapter of rank {seen.rank}; "
                 f"'ckptfmt optimize {each.ref}' would save about {size(seen.saved_bytes)}"
             )
-        if each.found is not None:
+        if each.copy_of is not None:
+            session.note(f"{each.ref}: an exact copy of base {each.copy_of!r}: every tensor is the same")
+        elif each.found is not None:
             session.note(f"{each.ref}: stored against {each.found.name}, which nobody named: {each.found.why}")
     return worst.exit_code if worst else 0
 

@@ -71,7 +71,9 @@ def import_result(report: ImportReport) -> tuple[tuple[Said, ...], tuple[Row, ..
         told = [f"{each.ref}: {size(each.logical_bytes)} in {size(each.new_bytes)}, {count(each.files, 'file')}"]
         if each.base:
             told.append(f"base {each.base} ({each.binding})")
-        if each.found is not None:
+        if each.copy_of is not None:
+            told.append(f"an exact copy of base {each.copy_of!r}: every tensor is the same")
+        elif each.found is not None:
             told.append(f"stored against {each.found.name}, which nobody named: {each.found.why}")
         if each.forecast is not None:
             seen = each.forecast
