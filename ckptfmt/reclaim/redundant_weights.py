@@ -156,7 +156,7 @@ def _beside_adapters(
         leaves = [touched(name, model) for name in factors]
         if not leaves or configured.isdisjoint(each.adapters) or any(leaf is None for leaf in leaves):
             continue
-        if (same := _same_model(index, frozenset(filter(None, leaves)), prints)) is not None:
+        if (same := _same_model(index, frozenset(filter(None, leaves)), prints, claims.bases)) is not None:
             reason = (
                 f"the base model copied beside the adapter: all of its sampled tensors are those of {seen[same].shown}"
             )
@@ -278,9 +278,12 @@ def _matrices(seen: CheckpointSeen) -> list[TensorSeen]:
     return [tensor for tensor in model_of(seen) if len(tensor.shape) > 1 and tensor.plain]
 
 
-def _same_model(index: int, leaves: frozenset[str], prints: _Prints) -> int | None:
-    """A model without adapters that this one is; `leaves` are what its adapters touch, where a merged one differs."""
-    others = prints.plain(index)
+def _same_model(index: int, leaves: frozenset[str], prints: _Prints, bases: set[int]) -> int | None:
+    """A model without adapters that this one is, one of `bases` if any of them is.
+
+    `leaves` are what its adapters touch, where a merged one differs.
+    """
+    others = sorted(prints.plain(index), key=lambda other: other not in bases)
     return next((other for other in others if other != index and prints.same(index, other, leaves)), None)
 
 

@@ -160,10 +160,11 @@ def _undo(session: Session, store: Store, receipt: str) -> int:
     session.give(report, lambda: [f"{count(report.files, 'file')} back in place ({report.receipt})"])
     session.note(*refused_lines(report.refused))
     if report.refs:
+        one = len(report.refs) == 1
         session.note(
-            f"{count(len(report.refs), 'name')} that the cleanup gave still stand in the store: "
+            f"{count(len(report.refs), 'name')} of the cleanup {'stands' if one else 'stand'} in the store still: "
             f"{', '.join(report.refs[:_MOST_NAMED])}{', …' if len(report.refs) > _MOST_NAMED else ''}; "
-            f"'ckptfmt rm {report.refs[0]}' drops one, 'ckptfmt gc' then frees the bytes"
+            f"'ckptfmt rm {report.refs[0]}' drops {'it' if one else 'one'}, 'ckptfmt gc' then frees the bytes"
         )
     return _REFUSED_EXIT if report.refused else 0
 
