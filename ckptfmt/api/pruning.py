@@ -145,5 +145,10 @@ def prune(store: Store, plan: PrunePlan, progress: Progress) -> PruneReport:
         done.append(each)
     progress.end()
     return PruneReport(
-        policy=plan.policy, applied=True, dropped=tuple(done), kept=(*plan.kept, *stayed), failed=tuple(failed)
+        policy=plan.policy,
+        applied=True,
+        dropped=tuple(done),
+        kept=(*plan.kept, *stayed),
+        failed=tuple(failed),
+        unmatched=plan.unmatched,
     )

@@ -395,10 +395,11 @@ class PrunePlan(msgspec.Struct, frozen=True):
 
 
 class PruneReport(msgspec.Struct, frozen=True):
-    """What a prune did. What moved on meanwhile stands among `kept` and in `failed`."""
+    """What a prune did. What moved on meanwhile stands among `kept` and in `failed`; `unmatched` as in the plan."""
 
     policy: str
     applied: bool
     dropped: tuple[PlannedRef, ...]
     kept: tuple[PlannedRef, ...]
     failed: tuple[FailedPart, ...]
+    unmatched: tuple[str, ...] = ()
