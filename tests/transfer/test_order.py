@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from ckptfmt import Store
 from ckptfmt.api.results import ImportReport
-from ckptfmt.transfer.ordering import nearest
+from ckptfmt.transfer.ordering import base_hints, nearest, work_order
+from ckptfmt.transfer.planning import plan_import
 from tests.conftest import Made
 from tests.fixtures import chains
 from tests.transfer.trees import photograph
@@ -100,3 +102,57 @@ def test_the_nearest_names() -> None:
     assert nearest("sweep/run_007/hf_model", runs)[0] == "sweep/run_007/adapter"
     assert nearest("full/stage-3", ["lora/stage-1", "lora/stage-3", "lora/stage-2"])[0] == "lora/stage-3"
     assert nearest("x", ["a", "b"]) == ["b", "a"]
+
+
+def order_of(tree: Path) -> list[str]:
+    planned = plan_import(str(tree), "{name}").checkpoints
+    return [each.ref for each in work_order(planned, base_hints(planned))]
+
+
+def names(tree: Path, *paths: str, base: str | None = None) -> None:
+    """Files of which an import's plan sees no more than the names, and what an adapter calls its base."""
+    for path in paths:
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text(json.dumps({"base_model_name_or_path": base}) if path.endswith("config.json") else "")
+
+
+def test_the_order_of_work_by_names_alone(tmp_path: Path) -> None:
+    """Bases by what adapters call them, not what was merged of an earlier stage; adapters; weights; as they count."""
+    tree = tmp_path / "tree"
+    for number in (2, 10):
+        names(tree, f"checkpoint-{number}/adapter_config.json", f"checkpoint-{number}/adapter_model.safetensors")
+    names(tree, "a_merged/model.safetensors", "both/model.safetensors", "both/adapter_model.safetensors")
+    names(tree, "stage_1_merged/model.safetensors", "stage_2_merged/model.safetensors")
+    names(tree, "stage_1_x/adapter_model.safetensors", "stage_1_x/adapter_config.json", base="/elsewhere/zz-model")
+    names(tree, "stage_2_x/adapter_config.json", "stage_2_x/adapter_model.safetensors", base="./stage_1_merged/")
+    names(tree, "zz-model/model.safetensors", "y/ckpt_lora.pt", "y/ckpt.pt")
+    (tree / "checkpoint-2/adapter_config.json").write_text("{no JSON")
+    (tree / "checkpoint-10/adapter_config.json").write_text('["base_model_name_or_path"]')
+    assert order_of(tree) == [
+        "zz-model",
+        *("checkpoint-2", "checkpoint-10", "y/ckpt_lora", "stage_1_x", "stage_2_x"),
+        "both",
+        *("a_merged", "y/ckpt", "stage_1_merged", "stage_2_merged"),
+    ]
+
+
+def test_a_base_in_a_hub_cache_comes_first(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    names(tree, "a/model.safetensors", "hub/models--acme--tiny/snapshots/0e9e39f/model.safetensors")
+    names(tree, "hub/models--acme--tiny/refs/main", "lora/adapter_config.json", base="acme/tiny")
+    assert order_of(tree) == ["hub/models--acme--tiny/snapshots/0e9e39f", "lora", "a"]
+
+
+def test_stages_as_their_outputs_lie(store: Store, tmp_path: Path, checkpoint: Made) -> None:
+    """Adapters below `lora_adapters/`, merged models that sort before them, the base known to the store."""
+    chain = checkpoint(chains.make, stages=STAGES)
+    store.add_base("base", chain / "base")
+    tree = tmp_path / "tree"
+    for number in range(1, STAGES + 1):
+        copied(chain, tree / f"stage_{number}_outputs", **{f"stage_{number}": "lora_adapters"})
+        names(tree, f"stage_{number}_outputs/training_logs/metrics.json")
+        copied(chain, tree, **{f"continue_{number}": f"stage_{number}_merged"})
+    report = store.import_path(tree, name="boot/{name}", base="base", how="continue")
+    assert sorted(each.layout for each in report.checkpoints) == ["hf-full"] * STAGES + ["stage"] * STAGES
+    against_adapters(store, report)
+    assert report.notes == ()
