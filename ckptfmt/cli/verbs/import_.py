@@ -71,9 +71,10 @@ def command(
     does: seconds to minutes a tensor. Whatever it was, every file comes back to the byte.
 
     Adapters are known that lie in the same checkpoint, at --adapter, or in the store: take them in first. Of many
-    checkpoints, adapters are taken in before the weights that they may have been merged into. Without --base, tensors are stored against the likeliest of the models that the store knows, and the output says which one
-    and why; the checkpoint is bound to a base only by --base. What is stored against a base needs that base's files
-    until 'ckptfmt base keep' has copied them in: such checkpoints are marked '*'.
+    checkpoints, adapters are taken in before the weights that they may have been merged into. Without --base, tensors
+    are stored against the likeliest of the models that the store knows, and the output says which one and why; the
+    checkpoint is bound to a base only by --base. What is stored against a base needs that base's files until 'ckptfmt
+    base keep' has copied them in: such checkpoints are marked '*'.
 
     --how says what a stage was trained on: continue (its parent, merged), stack (its parent with the adapter left
     beside), resume (its parent's adapter trained further), parent-only (the base merged with its parent's own adapter
