@@ -17,6 +17,7 @@ from ckptfmt.api.results import (
     TensorStored,
 )
 from ckptfmt.api.shared import (
+    copy_of,
     encodings_of,
     fits,
     is_kept,
@@ -152,6 +153,7 @@ def show(store: Store, name: str) -> Shown:
             encodings=encodings_of(objects, copies_of),
             against=_against(objects, taken),
             tensor_encodings=tuple(_tensor_encodings(manifest, taken)),
+            copy_of=copy_of(store, manifest),
         )
 
 

@@ -13,7 +13,7 @@ from ckptfmt.api.results import NeedsBase, Stored
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation
-from ckptfmt.store.bases import BaseFiles, missing_from, needed_objects, outside_files, places_of
+from ckptfmt.store.bases import BaseFiles, all_bases, missing_from, needed_objects, outside_files, places_of
 from ckptfmt.store.graph import Copies, resolve
 from ckptfmt.store.outside import Bases, all_outside
 from ckptfmt.store.ref_cache import CatalogRefCache
@@ -65,14 +65,23 @@ def needs_base(
 ) -> NeedsBase | None:
     """The base that a checkpoint cannot be restored without: it shares tensors with it, or is stored against them.
 
-    Where these are several, the one that it is bound to; None where the store holds all it needs. See
-    `bases_needed`.
+    Where these are several, the one that it is bound to; None where the store holds all it needs.
+    For `bases` and `copies_of` see `bases_needed`.
     """
     needed = bases_needed(store, manifest, bases, copies_of)
     link = manifest.base
     base = needed.get(link.record) if link is not None else None
     base = base or next(iter(needed.values()), None)
     return NeedsBase(base.base, base.digest, base.last_seen) if base is not None else None
+
+
+def copy_of(store: Store, manifest: Manifest) -> str | None:
+    """The base of which a checkpoint holds every tensor, and no other; the one it is bound to where several are."""
+    if manifest.root is None or manifest.adapters:
+        return None
+    same = [base.name for base in all_bases(store, pass_over) if base.record.root == manifest.root]
+    bound = manifest.base.name if manifest.base is not None else None
+    return bound if bound in same else next(iter(same), None)
 
 
 def bases_needed(
