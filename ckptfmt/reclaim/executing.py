@@ -80,7 +80,7 @@ def message_of(receipt: str) -> str:
 
 
 def execute_cleanup(store: Store, plan: CleanupPlan, prover: Prover, progress: Progress) -> Done:
-    """Clean up as planned.
+    """Clean up as planned, after moves that were stopped in earlier cleanups are finished.
 
     Raises:
         StorageError: there is not space enough; nothing was written.
