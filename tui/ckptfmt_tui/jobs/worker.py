@@ -65,9 +65,8 @@ class Agreement:
 
     def listen(self) -> None:
         """Read standard input until it ends; runs in a thread of its own."""
-        while (line := sys.stdin.buffer.readline()).strip() == GO.encode():
+        while sys.stdin.buffer.readline().strip() == GO.encode():
             self._agreed.set()
-        del line
         # A signal, not a flag: it wakes the main thread from any wait.
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -19,11 +19,11 @@ from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models import diffs
 from ckptfmt_tui.models.bars import bar
-from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.columns import Column, cut_left
 from ckptfmt_tui.models.heat import Grid, Scale, colour, shade
 from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.screens.page import Page
-from ckptfmt_tui.widgets.choice import Choice, Option
+from ckptfmt_tui.widgets.chooser import OPTION_COLUMNS, Chooser, Option, option_cell
 from ckptfmt_tui.widgets.heat_map import HeatMap
 from ckptfmt_tui.widgets.job_bar import progress_words
 from ckptfmt_tui.widgets.switches import Switch, Switches
@@ -79,6 +79,8 @@ class DiffPage(Page):
         self._job: RunningJob | None = None
         self._report: DiffReport | None = None
         self._all: dict[View, tuple[diffs.Row, ...]] = {}
+        self._counts: dict[View, dict[diffs.Kind, int]] = {}
+        self._shown_sides: tuple[str, str] = ("", "")
         self._grids: dict[str, Grid] = {}
         self._of: Literal["model", "adapter"] = "model"
         self._view: View = "tensors"
@@ -131,17 +133,23 @@ class DiffPage(Page):
 
     def action_choose(self, letter: str) -> None:
         """Choose A or B."""
-        window = Choice(
+        names = [name for name, _ in self._options]
+        marked = self.ui.marks.get(letter)
+        window = Chooser(
             f"{letter.upper()}: which checkpoint?",
+            OPTION_COLUMNS,
+            option_cell,
             self._options,
-            typed=_is_typed,
+            text=lambda option: option[0],
+            cursor=names.index(marked) if marked in names else 0,
             hint="a part of its name; or ref@2, the beginning of a manifest id, ./path",
+            typed=_typed,
         )
         self.app.push_screen(window, lambda answer: self._choose(letter, answer))
 
     def _choose(self, letter: str, answer: object) -> None:
-        if isinstance(answer, str) and answer:
-            self.ui.marks[letter] = answer
+        if isinstance(answer, tuple):
+            self.ui.marks[letter] = answer[0]
             self._sides()
 
     def action_swap(self) -> None:
@@ -192,12 +200,14 @@ class DiffPage(Page):
     def show_report(self, report: DiffReport) -> None:
         """Show a comparison."""
         self._report = report
+        self._shown_sides = self._wanted or (report.a.name, report.b.name)
         self._all = {
             "tensors": diffs.tensor_rows(report),
             "files": diffs.file_rows(report),
             "settings": diffs.value_rows(report.settings),
             "metrics": diffs.value_rows(report.metrics),
         }
+        self._counts = {view: diffs.counts(rows) for view, rows in self._all.items()}
         self._most = diffs.largest(self._all["tensors"])
         grids = {of: diffs.grid_of(report.summary, of) for of in ("model", "adapter")}
         self._grids = {of: grid for of, grid in grids.items() if grid is not None}
@@ -231,6 +241,9 @@ class DiffPage(Page):
         job, report = self._job, self._report
         if job is not None and not job.over:
             notes.update(Text.assemble(("comparing  ", "bold"), progress_words(job), ("  x stops", "dim")))
+        elif report is not None and (self.ui.marks.get("a"), self.ui.marks.get("b")) != self._shown_sides:
+            told = "below are {} and {}: c compares what is chosen now".format(*map(clean, self._shown_sides))
+            notes.update(Text(told, "yellow"))
         elif report is not None and job is not None and job.state == "done":
             notes.update(_summary(report))
         else:
@@ -254,28 +267,31 @@ class DiffPage(Page):
         self._draw()
 
     def _draw(self) -> None:
-        cell = self._chosen_cell
-        for view, rows in self._all.items():
-            table = self.table_of(view)
-            order = self._orders.get(view, "")
-            shown = diffs.chosen(
-                rows,
-                kinds=self._kinds,
-                words=self.filter_words,
-                cell=cell if view == "tensors" else None,
-                order=order,
-            )
-            table.sorted_by = "name" if order == "name" else f"-{order}" if order and order[0] != "-" else order[1:]
-            current = table.current
-            cursor = next((at for at, row in enumerate(shown) if row is current), 0)
-            table.show_rows(shown, cursor=cursor, empty=_empty(rows, self._kinds))
+        """Draw what is in sight; the other parts are drawn when one goes to them."""
+        if self._view != "heat":
+            self._draw_table(self._view)
         self._switches()
         self._more()
 
+    def _draw_table(self, view: View) -> None:
+        table = self.table_of(view)
+        order = self._orders.get(view, "")
+        shown = diffs.chosen(
+            self._all[view],
+            kinds=self._kinds,
+            words=self.filter_words,
+            cell=self._chosen_cell if view == "tensors" else None,
+            order=order,
+        )
+        table.sorted_by = "name" if order == "name" else f"-{order}" if order and order[0] != "-" else order[1:]
+        current = table.current
+        cursor = next((at for at, row in enumerate(shown) if row is current), 0)
+        table.show_rows(shown, cursor=cursor, empty=_empty(self._counts[view], self._kinds))
+
     def _switches(self) -> None:
         differing = {
-            view: sum(number for kind, number in diffs.counts(rows).items() if kind != "same")
-            for view, rows in self._all.items()
+            view: sum(number for kind, number in counts.items() if kind != "same")
+            for view, counts in self._counts.items()
         }
         views = [
             Switch(view, key, label, self._view == view, f"{differing[view]:,}" if view in differing else "")
@@ -290,7 +306,7 @@ class DiffPage(Page):
             title = "relative change by layer and module" if self._of == "model" else "what the adapters add, compared"
             kinds.show_switches([Switch("other", "", title, on=True, tail=other, marked=False)])
             return
-        found = diffs.counts(self._all[self._view])
+        found = self._counts[self._view]
         words = [
             Switch(kind, diffs.MARKS[kind], f"{kind} {found[kind]:,}", kind in self._kinds) for kind in diffs.KINDS
         ]
@@ -303,9 +319,7 @@ class DiffPage(Page):
         if column.key == "mark":
             return Text(diffs.MARKS[row.kind], style)
         if column.key == "name":
-            name = clean(row.told)
-            name = name if len(name) <= room else f"…{name[len(name) - room + 1 :]}"
-            return Text(name, "dim" if row.kind == "same" else "")
+            return Text(cut_left(clean(row.told), room), "dim" if row.kind == "same" else "")
         if column.key == "bar":
             change = row.ranks.get("change") or 0.0
             return Text(bar(change, self._most, room) if math.isfinite(change) else "", style)
@@ -434,11 +448,11 @@ def _names(store: Store) -> tuple[Option, ...]:
     return (*((row.ref, f"{row.layout}  {size(row.logical_bytes)}") for row in refs), *bases)
 
 
-def _is_typed(text: str) -> bool:
-    """Whether a text is no part of a name, but a path, a generation, or the beginning of a manifest id."""
+def _typed(text: str) -> Option | None:
+    """What is typed, where that is no part of a name, but a path, a generation, or the beginning of a manifest id."""
     text = text.strip()
     hexadecimal = len(text) >= 8 and all(letter in "0123456789abcdef" for letter in text)
-    return text.startswith(("/", "./", "../")) or "@" in text or hexadecimal
+    return (text, "") if text.startswith(("/", "./", "../")) or "@" in text or hexadecimal else None
 
 
 def _side_words(side: DiffSide) -> str:
@@ -474,10 +488,9 @@ def _summary(report: DiffReport) -> Text:
     return text
 
 
-def _empty(rows: tuple[diffs.Row, ...], kinds: frozenset[diffs.Kind]) -> str:
-    if not rows:
+def _empty(found: dict[diffs.Kind, int], kinds: frozenset[diffs.Kind]) -> str:
+    if not any(found.values()):
         return "there are none"
-    found = diffs.counts(rows)
     hidden = [f"{number:,} {kind} (key {diffs.MARKS[kind]})" for kind, number in found.items() if number]
     return f"hidden: {', '.join(hidden)}" if not any(found[kind] for kind in kinds) else "nothing fits the filter"
 

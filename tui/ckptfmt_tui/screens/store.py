@@ -117,7 +117,7 @@ class StorePage(Page):
         """Show or hide the details."""
         self._details = not self.query_one("#details").display
         self.on_resize()
-        self.table.post_message(VirtualTable.Moved(self.table, self.table.cursor))
+        self.table.post_message(VirtualTable.Moved(self.table))
 
     def store_changed(self) -> None:
         """Read again."""
