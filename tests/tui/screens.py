@@ -65,6 +65,12 @@ class Screen:
     open: Callable[[CkptfmtApp], object] | None = None
 
 
+def _path(app: CkptfmtApp) -> object:
+    from ckptfmt_tui.widgets.path_picker import PathPicker
+
+    return app.push_screen(PathPicker("Take in what lies at", "people/", "any"))
+
+
 def _import(app: CkptfmtApp) -> object:
     from ckptfmt_tui.screens.taking_in import ImportPage
 
@@ -115,7 +121,7 @@ SCREENS: tuple[Screen, ...] = (
             ("stage-1", "home", "down", "down", "enter"),
             ("binding", "t", "enter"),
         ),
-        shown=("deviation", "Its bytes", "done in"),
+        shown=("deviation", "how many", "done in"),
     ),
     Screen(
         "confirmation",
@@ -124,7 +130,7 @@ SCREENS: tuple[Screen, ...] = (
     ),
     Screen(
         "import-path",
-        keys=(("checkpoint-300", "i"), ("Take in what lies at", "ctrl+u", *"people/")),
+        open=_path,
         shown=("tiny-llama/", "use this directory"),
     ),
     Screen("import", open=_import, shown=("takes in", "y: do it")),
@@ -144,7 +150,7 @@ SCREENS: tuple[Screen, ...] = (
         page="cleanup",
         open=_scan,
         keys=(("cleaning all frees", "p"), ("y: do it", "y")),
-        shown=("To do it, type the words",),
+        shown=("To do it, type",),
     ),
     Screen("receipts", page="cleanup", store=CLEANED, keys=(("no directory yet", "r"),), shown=("held", "taken in as")),
     Screen("verify", page="verify", keys=(("WHAT", "a"),), shown=("all sound", "done in")),

@@ -149,13 +149,10 @@ def looked(verified: BaseVerified) -> tuple[str, Tone]:
 
 def verified_lines(verified: BaseVerified, *, most: int = _MOST_NAMED) -> tuple[Said, ...]:
     """Whether a base's files are those that were recorded, and how that is known; what differs, a line each."""
-    how = (
-        "no file read: sizes and times are as when they were last read"
-        if verified.how == "cached"
-        else "every file read now"
-    )
+    cached = "not read again: sizes and times are as at the last look"
+    how = cached if verified.how == "cached" else "every file read"
     if verified.how == "read" and verified.published:
-        how += f", {count(verified.published, 'file')} compared with what the Hub publishes too"
+        how += f", {count(verified.published, 'file')} as the Hub publishes"
     if verified.ok:
         return (Said(f"base {verified.name!r} in {verified.path} is what was recorded ({how})", "good"),)
     lines = [Said(f"base {verified.name!r} in {verified.path} is NOT what was recorded ({how})", "bad")]

@@ -132,7 +132,10 @@ def _cleanup_question(plan: CleanupPlanned) -> Question | None:
             else "Its files are then deleted at once: only the store has them. 'restore' gives them back.",
             "" if held else "warn",
         ),
-        Said(f"All else stays where it is, {count(len(plan.staying), 'redundant file')} among it."),
+        Said(
+            "All else stays where it is"
+            + (f", {count(len(plan.staying), 'redundant file')} among it." if plan.staying else ".")
+        ),
     ]
     lost = [each for each in going if each.resumes is False]
     if lost:

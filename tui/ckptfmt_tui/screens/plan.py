@@ -189,7 +189,7 @@ class PlanPage(Page):
     def _show_rows(self, *, cursor: int = 0) -> None:
         """Those rows in which all words of the filter stand."""
         wanted = words_of(self.filter_words)
-        rows = [row for row in self._all if fits(" ".join(row.cells.values()), wanted)]
+        rows = [row for row in self._all if fits(" ".join((*row.cells.values(), *row.more)), wanted)]
         self.table.show_rows(rows, cursor=cursor, empty="nothing fits the filter" if wanted else self._empty)
 
     def _dry(self, job: RunningJob) -> Any:

@@ -52,7 +52,8 @@ class VerifyPage(Page):
         self.picked: frozenset[str] = frozenset()
         self.states: dict[str, str] = {}
         self._checked: Checked | None = None
-        self._looked_at: dict[str, str] = {}
+        self._looked_at: dict[str, str] | None = None
+        self._is_listed = False
         self._is_picking = False
         self._texts: tuple[str, ...] = ()
 
@@ -106,7 +107,7 @@ class VerifyPage(Page):
         if listing is None:
             return
         before = {row.ref: row.manifest for row in self.listing.rows}
-        self.listing = listing
+        self.listing, self._is_listed = listing, True
         now = {row.ref: row.manifest for row in self.listing.rows}
         self._texts = tuple(map(runs.text_of, listing.rows))
         self.picked &= now.keys()
@@ -142,7 +143,9 @@ class VerifyPage(Page):
         return tuple(lines)
 
     def _is_old(self, job: RunningJob) -> bool:
-        """Whether what was looked at is another by now."""
+        """Whether what was looked at is another by now, as far as it is known what that was."""
+        if self._looked_at is None:
+            return False
         now = {row.ref: row.manifest for row in self.listing.rows}
         refs = job.request.refs if isinstance(job.request, jobs.Verify) else ()
         return any(self._looked_at.get(ref) != now.get(ref) for ref in refs or {**self._looked_at, **now})
@@ -238,7 +241,7 @@ class VerifyPage(Page):
             return
         self._checked = None
         self._is_picking = False
-        self._looked_at = {row.ref: row.manifest for row in self.listing.rows}
+        self._looked_at = {row.ref: row.manifest for row in self.listing.rows} if self._is_listed else None
         self.job = self.ui.start(request, title, then=self._over)
         self._show_view()
         self.tell_command(self.ui.command_of(request))
@@ -253,7 +256,8 @@ class VerifyPage(Page):
                 refs = job.request.refs if isinstance(job.request, jobs.Verify) else ()
                 now = {row.ref: row.manifest for row in self.listing.rows}
                 # What was taken in meanwhile, or names something else by now, nobody has decoded.
-                names = [ref for ref in refs or now if now.get(ref) == self._looked_at.get(ref, "")]
+                looked = self._looked_at or {}
+                names = [ref for ref in refs or now if now.get(ref) == looked.get(ref, "")]
                 self.states = told.states_after(self.states, names, job.result)
                 self._checked = told.verified(job.result, job.seconds, refs=len(refs))
         self._draw()

@@ -94,7 +94,7 @@ class Confirmation(Dialog):
             if self._command:
                 yield Static(Text(f"$ {clean(self._command)}", style="dim"), id="command")
             if self._typed:
-                yield Label(Text.assemble("To do it, type the words ", (f" {self._typed} ", "bold reverse"), ":"))
+                yield Label(Text.assemble("To do it, type ", (f" {self._typed} ", "bold reverse"), ":"))
                 yield Input(id="typed")
             with Horizontal(classes="buttons"):
                 yield Button("Cancel" if self._typed else "Cancel (n)", id="cancel")

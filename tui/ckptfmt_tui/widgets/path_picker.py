@@ -24,7 +24,7 @@ COLUMNS: Final = (
     Column("size", "SIZE", 11, 1, "right"),
     Column("changed", "CHANGED", 16, 2),
 )
-_HELP: Final = "↑↓ move  Enter open or use  Tab complete  F2 hidden files  Esc cancel"
+_HELP: Final = "↑↓ move  Enter open or use  Tab complete  F2 hidden  Esc cancel"
 
 
 class PathPicker(Dialog):
