@@ -30,8 +30,7 @@ BASES: Final = "bases/"
 REPAIR: Final = ("fsck", "--full", "--repair")
 """The words of the command line that repairs what can be known for sure."""
 _EVERYTHING: Final = (
-    "Decoded: all that checkpoints need, and what is stored of bases. "
-    "Not looked at: earlier generations, the structure (f)."
+    "Decoded: what checkpoints need and what is stored of bases. Not looked at: earlier generations, the structure (f)."
 )
 _SOME: Final = "Decoded: all of {}. Not looked at: all others (a), the structure (f)."
 _STRUCTURE: Final = (

@@ -64,7 +64,7 @@ class CheckpointPage(Page):
     PAGE = "checkpoint"
     TAB = "store"
     CSS: ClassVar[str] = """
-    CheckpointPage #head { height: 1; padding: 0 1; background: $surface; }
+    CheckpointPage #head { height: 1; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
     CheckpointPage #parts { height: 1fr; }
     CheckpointPage #info { padding: 1 2; background: $surface; }
     CheckpointPage #metrics { width: 2fr; max-width: 48; }
@@ -189,7 +189,7 @@ class CheckpointPage(Page):
 
     def _tell_head(self) -> None:
         held = self.held
-        head = Text(no_wrap=True, overflow="ellipsis")
+        head = Text()
         at = f"@{held.generation}" if held and held.generation and "@" not in self.ref else ""
         head.append(f"{clean(self.ref)}{at}", style="bold")
         if self._gone:

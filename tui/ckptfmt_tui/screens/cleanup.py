@@ -198,7 +198,7 @@ class CleanupPage(Page):
         self.tell_command(self.ui.command_of(self.plan_request if takes else jobs.Scan(self.directories or ("DIR",))))
 
     def _totals(self) -> Text:
-        text = Text(no_wrap=True, overflow="ellipsis")
+        text = Text()
         if self.report is not None:
             report = self.report
             text.append(f"{count(len(report.checkpoints), 'checkpoint')}, {count(report.files, 'file')}: ")

@@ -69,6 +69,7 @@ class DiffPage(Page):
     DiffPage #found { height: 1fr; display: none; }
     DiffPage #map { height: 1fr; }
     DiffPage #legend { height: 1; padding: 0 1; color: $text-muted; background: $surface; }
+    DiffPage #legend { text-wrap: nowrap; text-overflow: ellipsis; }
     DiffPage #more { height: auto; max-height: 4; padding: 0 1; background: $boost; color: $text-muted; }
     DiffPage #more { text-wrap: nowrap; text-overflow: ellipsis; }
     """
@@ -223,7 +224,7 @@ class DiffPage(Page):
         self._focus()
 
     def _sides(self) -> None:
-        told = Text(no_wrap=True, overflow="ellipsis")
+        told = Text()
         report, marks = self._report, self.ui.marks
         for letter in ("a", "b"):
             side: DiffSide | None = getattr(report, letter) if report is not None else None
@@ -336,7 +337,7 @@ class DiffPage(Page):
         more.display = row is not None
         if row is not None:
             lines = [Text(clean(row.told), "bold"), *(Text(clean(line)) for line in row.lines)]
-            more.update(Text("\n", no_wrap=True, overflow="ellipsis").join(lines))
+            more.update(Text("\n").join(lines))
 
     def table_of(self, view: View) -> VirtualTable[diffs.Row]:
         """The table of a view."""
@@ -407,7 +408,7 @@ class DiffPage(Page):
 
     @on(HeatMap.Moved)
     def _heat_moved(self, event: HeatMap.Moved) -> None:
-        line = Text(no_wrap=True, overflow="ellipsis")
+        line = Text()
         if event.heat is not None and isinstance(event.heat.source, Cell):
             line.append(f"{clean(diffs.cell_line(event.heat.source))}   ", "bold")
         scale = self.query_one(HeatMap).heat_scale

@@ -258,7 +258,7 @@ def _heading(title: str, job: RunningJob) -> Text:
         "failed": ("failed", "bold red"),
         "stopped": ("stopped", "yellow"),
     }
-    return Text.assemble((f"{clean(title)}   ", "bold"), words[job.state], no_wrap=True, overflow="ellipsis")
+    return Text.assemble((f"{clean(title)}   ", "bold"), words[job.state])
 
 
 def row_cell(row: Row, column: Column, room: int) -> Cell:

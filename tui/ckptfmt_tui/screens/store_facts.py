@@ -27,7 +27,7 @@ _fact = partial(fact, width=_WIDTH)
 
 def summary_text(found: Overview) -> Text:
     """The store on one line: how many, how large as files, what deduplication and what encodings save."""
-    text = Text(no_wrap=True, overflow="ellipsis")
+    text = Text()
     text.append(count(found.checkpoints, "checkpoint"), style="bold")
     text.append(f"  {size(found.logical_bytes)} in {size(found.stored_bytes)}")
     times = ratio(found.logical_bytes, found.stored_bytes)

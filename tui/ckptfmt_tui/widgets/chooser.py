@@ -47,7 +47,7 @@ class Chooser(Dialog, Generic[Row]):
     DEFAULT_CSS = """
     Chooser > Vertical { height: 80%; }
     Chooser VirtualTable { height: 1fr; }
-    Chooser Input { height: 1; border: none; padding: 0 1; background: $boost; }
+    Chooser #words { height: 1; border: none; padding: 0 1; background: $boost; }
     Chooser #told { color: $text-muted; height: auto; max-height: 3; }
     """
     BINDINGS: ClassVar = [

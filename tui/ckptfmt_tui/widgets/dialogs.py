@@ -73,6 +73,9 @@ class Confirmation(Dialog):
     Where nothing is to be typed, y and n answer too, and Enter does it. Dismissed with True, or None.
     """
 
+    DEFAULT_CSS = """
+    Confirmation #typed { height: 1; border: none; padding: 0 1; background: $boost; margin: 0 0 1 0; }
+    """
     BINDINGS: ClassVar = [
         Binding("y", "answer(True)", "Do it", show=False),
         Binding("n", "answer(False)", "Cancel", show=False),

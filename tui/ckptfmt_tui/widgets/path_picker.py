@@ -40,7 +40,7 @@ class PathPicker(Dialog):
     PathPicker > Vertical { height: 90%; }
     PathPicker VirtualTable { height: 1fr; }
     PathPicker #path { height: 1; border: none; padding: 0 1; background: $boost; }
-    PathPicker #help { color: $text-muted; height: 1; }
+    PathPicker #help { color: $text-muted; height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     PathPicker .buttons { height: 3; }
     """
     BINDINGS: ClassVar = [
@@ -70,7 +70,7 @@ class PathPicker(Dialog):
             yield Input(self._start, placeholder="a path", id="path", select_on_focus=False)
             yield VirtualTable(COLUMNS, self._cell, empty="nothing here begins so", id="entries")
             yield Static(id="fault", classes="fault")
-            yield Static(Text(_HELP, no_wrap=True, overflow="ellipsis"), id="help")
+            yield Static(Text(_HELP), id="help")
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel")
                 yield Button("Use it", id="go", variant="primary")
