@@ -70,12 +70,23 @@ def _ratios(place: Workplace, store: Path, a: str, b: str, what: str) -> list[Fi
     return [
         _ratio(f"diff {what}", f"diff, {what}, against reading both", rounds, "diff", _AIM_RATIO),
         _ratio(f"diff without ranks {what}", "the same without ranks", rounds, "without ranks", None),
+        _ratio(f"diff from disk {what}", "the same, from disk", rounds, "diff", _AIM_RATIO, of=" from disk"),
+        _ratio(
+            f"diff without ranks from disk {what}",
+            "the same without ranks, from disk",
+            rounds,
+            "without ranks",
+            None,
+            of=" from disk",
+        ),
     ]
 
 
-def _ratio(name: str, what: str, rounds: Sequence[Mapping[str, float]], key: str, aim: float | None) -> Figure:
-    ratios = [each[key] / each["read"] for each in rounds]
-    walls = (statistics.median(each[word] for each in rounds) for word in (key, "read"))
+def _ratio(
+    name: str, what: str, rounds: Sequence[Mapping[str, float]], key: str, aim: float | None, *, of: str = ""
+) -> Figure:
+    ratios = [each[key + of] / each["read" + of] for each in rounds]
+    walls = (statistics.median(each[word + of] for each in rounds) for word in (key, "read"))
     words = "{:.2f} s against {:.2f} s".format(*walls)
     return Figure(name, what, "ratio", statistics.median(ratios), min(ratios), max(ratios), aim, words)
 

@@ -22,12 +22,13 @@ from ckptfmt.api.results_reclaim import (
     UndoReport,
 )
 from ckptfmt.api.scanning import look
+from ckptfmt.api.shared import standing_refs
 from ckptfmt.api.store import Store
 from ckptfmt.errors import InvalidInput, NotFound
 from ckptfmt.format.receipt import HOLDING, Receipt
 from ckptfmt.format.shard import header_estimate
 from ckptfmt.progress import SILENT, Progress
-from ckptfmt.reclaim.executing import execute_cleanup
+from ckptfmt.reclaim.executing import execute_cleanup, message_of
 from ckptfmt.reclaim.planning import CleanupPlan, Refused, Step, freed, plan_cleanup
 from ckptfmt.reclaim.proving import Prover, prove_fresh
 from ckptfmt.reclaim.releasing import purge, undo
@@ -153,6 +154,7 @@ def _shown_step(step: Step) -> PlannedCleanup:
         freed_bytes=freed([step]),
         known=bool(step.known),
         note=step.note,
+        base=step.base[0] if step.base is not None and not step.known else None,
     )
 
 
@@ -204,7 +206,12 @@ def undo_cleanup(store: Store, receipt: str) -> UndoReport:
         for part in receipts.parts(found)
         if part.state == "purged"
     ]
-    return UndoReport(found, released.returned, (*gone, *_refused(released.refused)))
+    named = tuple(
+        item.name
+        for item in standing_refs(store.engine, lambda name, error: None)
+        if item.message == message_of(found) and item.verb == "import"
+    )
+    return UndoReport(found, released.returned, (*gone, *_refused(released.refused)), named)
 
 
 @dataclass(frozen=True, slots=True)

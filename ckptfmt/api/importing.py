@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, get_args
 
@@ -19,20 +21,23 @@ from ckptfmt.api.results import (
     OpaqueFile,
     PlannedCheckpoint,
 )
-from ckptfmt.api.shared import encodings_of, needs_base, needs_itself
+from ckptfmt.api.shared import copy_of, encodings_of, needs_base, needs_itself
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
-from ckptfmt.format.manifest import How, logical_bytes, objects_of
+from ckptfmt.format.manifest import How, Manifest, logical_bytes, objects_of
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, find_base
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import base_place, check_base
+from ckptfmt.transfer.fitting import stranger
 from ckptfmt.transfer.importing import Imported, Options, import_walked
+from ckptfmt.transfer.ordering import base_hints, nearest, work_order
 from ckptfmt.transfer.planning import Plan, Planned, plan_import
 
 EFFORTS: Final[tuple[str, ...]] = get_args(Effort)
 HOWS: Final[tuple[str, ...]] = get_args(How)
 STAGE_DTYPES: Final = ("bf16", "fp16", "fp32")
+_SHOWN: Final = 3
 
 
 def describe_plan(plan: Plan, parent: str | None, stage: int | None) -> ImportPlan:
@@ -101,35 +106,65 @@ def _check_base(store: Store, base: Base, progress: Progress) -> None:
         )
 
 
-def execute_plan(store: Store, plan: Plan, options: Options, progress: Progress) -> ImportReport:
+def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progress) -> ImportReport:
     """Take in every checkpoint of a plan; one that fails does not keep the others from being taken.
+
+    What others may be stored against is taken first; the report has the order of the plan.
 
     Raises:
         InvalidInput: `how` is stated, and no checkpoint has a parent that it could be said of.
         CkptfmtError: the only one of a plan failed.
     """
+    options = make_options(store, said, progress)
     if options.how and options.parent is None and not any(each.parent for each in plan.checkpoints):
         raise InvalidInput("--how says how a checkpoint goes on from its --parent: give that too")
-    reports: list[CheckpointReport] = []
-    failed: list[FailedPart] = []
-    done: dict[str, str] = {}
-    for each in plan.checkpoints:
+    taken: dict[str, CheckpointReport] = {}
+    missed: dict[str, FailedPart] = {}
+    adapters: dict[str, str] = {}
+    for each in work_order(plan.checkpoints, base_hints(plan.checkpoints)):
+        near = tuple((ref, adapters[ref]) for ref in nearest(each.ref, adapters))
         try:
-            imported = _import_one(store, each, options, done, progress)
+            imported = _import_one(store, each, replace(options, near=near), taken, progress)
         except CkptfmtError as error:
             if len(plan.checkpoints) == 1:
                 raise
-            failed.append(FailedPart(each.source, each.ref, error.code, error.message, error.hint, error.exit_code))
+            missed[each.ref] = FailedPart(each.source, each.ref, error.code, error.message, error.hint, error.exit_code)
             continue
-        done[each.ref] = imported.digest
-        reports.append(_improved(store, imported, options, progress))
+        if imported.manifest.adapters:
+            adapters[each.ref] = imported.digest
+        taken[each.ref] = _improved(store, imported, options, progress)
+    reports = [taken[each.ref] for each in plan.checkpoints if each.ref in taken]
+    failed = [missed[each.ref] for each in plan.checkpoints if each.ref in missed]
     return ImportReport(
         logical_bytes=sum(report.logical_bytes for report in reports),
         new_bytes=sum(report.new_bytes for report in reports),
         checkpoints=tuple(reports),
         failed=tuple(failed),
         left=plan.left,
+        notes=tuple(_unstated(store, plan, reports, said)),
     )
+
+
+def _unstated(store: Store, plan: Plan, reports: Sequence[CheckpointReport], said: ImportOptions) -> Iterator[str]:
+    """What a later merge needs to know of stages that go on from others, and the command that says it."""
+    going = [report.ref for report in reports if _goes_on_somehow(store.manifest(report.manifest))]
+    if not going:
+        return
+    words = ["ckptfmt", "import", plan.path, "--name", plan.name]
+    for option in ("base", "parent", "stage"):
+        value = said.get(option)
+        words += [f"--{option}", str(value)] if value is not None else []
+    named = ", ".join(going[:_SHOWN]) + (", …" if len(going) > _SHOWN else "")
+    yield (
+        f"{named}: linked to the stage before, but not how it goes on from it, which a merge has to know: "
+        f"{shlex.join([*words, '--how'])} continue  (or stack, resume, parent-only: see --help)"
+    )
+
+
+def _goes_on_somehow(manifest: Manifest) -> bool:
+    """Whether it has an adapter and a parent, and nothing says what the adapter was trained on."""
+    lineage = manifest.lineage
+    return bool(manifest.adapters) and lineage is not None and lineage.parent is not None and lineage.how is None
 
 
 def _improved(store: Store, imported: Imported, options: Options, progress: Progress) -> CheckpointReport:
@@ -145,19 +180,23 @@ def _improved(store: Store, imported: Imported, options: Options, progress: Prog
         if saved:
             notes += ("the copies from before it was stored again stay until gc takes them away",)
     report = describe_import(store, imported)
+    if options.base is not None and (odd := stranger(imported.manifest, options.base.record, options.base.name)):
+        notes += (odd,)
     if imported.given and "lowrank" not in report.encodings:
         notes += (f"--adapter {options.adapter}: nothing was stored against it; it was not merged into this",)
     return structs.replace(report, notes=(*report.notes, *notes), new_bytes=max(0, report.new_bytes - saved))
 
 
-def _import_one(store: Store, planned: Planned, options: Options, done: dict[str, str], progress: Progress) -> Imported:
+def _import_one(
+    store: Store, planned: Planned, options: Options, taken: Mapping[str, CheckpointReport], progress: Progress
+) -> Imported:
     if planned.parent is not None and options.parent is None:
-        if planned.parent not in done:
+        if planned.parent not in taken:
             raise InvalidInput(
                 f"{planned.source}: the stage before it, {planned.parent!r}, was not taken in",
                 hint=f"ckptfmt import {planned.source} --name {planned.ref}",
             )
-        options = replace(options, parent=done[planned.parent])
+        options = replace(options, parent=taken[planned.parent].manifest)
     if options.stage is None:
         options = replace(options, stage=planned.stage)
     return import_walked(store, planned.walked, planned.ref, source=planned.source, options=options, progress=progress)
@@ -183,6 +222,7 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         encodings=encodings_of(store, objects_of(manifest)),
         forecast=foresee(store, manifest) if imported.new else None,
         found=Found(imported.likely.name, imported.likely.why) if imported.likely is not None else None,
+        copy_of=copy_of(store, manifest),
     )
 
 

@@ -17,6 +17,7 @@ from ckptfmt.api.results import (
     TensorStored,
 )
 from ckptfmt.api.shared import (
+    copy_of,
     encodings_of,
     fits,
     needs_base,
@@ -129,6 +130,7 @@ def show(store: Store, name: str) -> Shown:
         encodings=encodings_of(store, objects),
         against=_against(objects, taken),
         tensor_encodings=_tensor_encodings(store, manifest),
+        copy_of=copy_of(store, manifest),
     )
 
 

@@ -83,24 +83,53 @@ def pin(store: Store, ref: str, *, off: bool) -> RefChanged:
 
 
 def rollback(store: Store, name: str) -> RefChanged:
-    """Return to an earlier generation by appending one that is like it; also brings a dropped ref back."""
+    """Return to an earlier generation by appending one that is like it; also brings a dropped ref back.
+
+    Without `@N`, to the last one that named something else than the ref names now.
+    """
     ref, at, number = name.partition("@")
-    if not at or not number.isdecimal():
+    if not at:
+        number = str(_before(store, ref).number)
+    if not number.isdecimal():
         raise InvalidInput(f"{name!r}: say which generation, as in {ref}@3", hint=f"ckptfmt log {ref}")
     if int(number) not in store.refs.numbers(check_name(ref)):
         raise NotFound(f"ref {ref!r} has no generation {int(number)}", hint=f"ckptfmt log {ref}")
     old = store.refs.read(ref, int(number))
     if old.target is None:
         raise NotFound(f"{name!r} is where the ref was dropped", hint=f"ckptfmt log {ref}")
+    to = old.number
     try:
         newest = store.refs.newest(ref) or old
     except (IntegrityError, FormatError):  # Damaged: a person has decided what the ref stands for.
         newest = structs.replace(old, number=store.refs.numbers(ref)[-1], target=None)
     if newest.target == old.target:
-        return _changed(store.refs.settled(newest))
+        return structs.replace(_changed(store.refs.settled(newest)), returned_to=to)
     drafted = structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))
     with pinned(store, old.target) as claim:
-        return _changed(claim.give(lambda: _still_there(store, old), lambda: store.refs.swap(newest, drafted)))
+        given = claim.give(lambda: _still_there(store, old), lambda: store.refs.swap(newest, drafted))
+    return structs.replace(_changed(given), returned_to=to)
+
+
+def _before(store: Store, ref: str) -> Generation:
+    """The last generation of a ref that named something else than the ref names now.
+
+    Raises:
+        NotFound: there is no such ref, or no such generation.
+    """
+    newest = store.refs.newest(check_name(ref))
+    if newest is None:
+        store.refs.current(ref)
+    found = next(
+        (
+            each
+            for each in store.refs.readable(ref)
+            if each.target is not None and newest is not None and each.target != newest.target
+        ),
+        None,
+    )
+    if found is None:
+        raise NotFound(f"ref {ref!r} never named anything else", hint=f"ckptfmt log {ref}")
+    return found
 
 
 def dropped(store: Store) -> list[Generation]:

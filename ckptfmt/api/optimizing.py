@@ -48,6 +48,9 @@ def optimize(
     )
     # One checkpoint under two names is one piece of work.
     names_of = {digest: name for name, digest in reversed(targets)}
+    every: dict[str, list[str]] = {}
+    for name, digest in targets:
+        every.setdefault(digest, []).append(name)
     done: list[OptimizedCheckpoint] = []
     failed: list[FailedPart] = []
     for digest, name in reversed(names_of.items()):
@@ -60,7 +63,10 @@ def optimize(
                 raise
             failed.append(FailedPart(name, name, error.code, error.message, error.hint, error.exit_code))
             continue
-        done.append(OptimizedCheckpoint(name, found.before, found.after, found.tried, found.smaller, found.recovered))
+        also = tuple(dict.fromkeys(other for other in every[digest] if other != name))
+        done.append(
+            OptimizedCheckpoint(name, found.before, found.after, found.tried, found.smaller, found.recovered, also)
+        )
     return OptimizeReport(
         before_bytes=sum(each.before_bytes for each in done),
         after_bytes=sum(each.after_bytes for each in done),

@@ -90,6 +90,7 @@ def plan_prune(store: Store, patterns: Sequence[str], policy: Policy) -> PrunePl
         orders=dict(decision.orders),
         dropped=tuple(each for each in planned if not each.reasons),
         kept=tuple(each for each in planned if each.reasons),
+        unmatched=tuple(pattern for pattern in patterns if not any(fits(name, pattern) for name in generations)),
     )
 
 
@@ -144,5 +145,10 @@ def prune(store: Store, plan: PrunePlan, progress: Progress) -> PruneReport:
         done.append(each)
     progress.end()
     return PruneReport(
-        policy=plan.policy, applied=True, dropped=tuple(done), kept=(*plan.kept, *stayed), failed=tuple(failed)
+        policy=plan.policy,
+        applied=True,
+        dropped=tuple(done),
+        kept=(*plan.kept, *stayed),
+        failed=tuple(failed),
+        unmatched=plan.unmatched,
     )

@@ -55,7 +55,7 @@ class OptimizedCheckpoint(msgspec.Struct, frozen=True):
     """A checkpoint stored again.
 
     Bytes are those of the smallest copies of all that it needs. `tried` objects were looked at, `smaller` of them were
-    stored again, and of `recovered` ones the adapter was found again.
+    stored again, and of `recovered` ones the adapter was found again. `also` are other names of the same checkpoint.
     """
 
     ref: str
@@ -64,6 +64,7 @@ class OptimizedCheckpoint(msgspec.Struct, frozen=True):
     tried: int
     smaller: int
     recovered: int
+    also: tuple[str, ...] = ()
 
 
 class OptimizeReport(msgspec.Struct, frozen=True):
@@ -76,7 +77,7 @@ class OptimizeReport(msgspec.Struct, frozen=True):
 
 
 class CheckpointReport(msgspec.Struct, frozen=True):
-    """One checkpoint that was taken in."""
+    """One checkpoint that was taken in. `copy_of` names the base of which it holds every tensor, and no other."""
 
     ref: str
     generation: int
@@ -94,6 +95,7 @@ class CheckpointReport(msgspec.Struct, frozen=True):
     encodings: dict[str, Stored]
     found: Found | None = None
     forecast: Forecast | None = None
+    copy_of: str | None = None
 
 
 class FailedPart(msgspec.Struct, frozen=True):
@@ -131,13 +133,14 @@ class ImportPlan(msgspec.Struct, frozen=True):
 
 
 class ImportReport(msgspec.Struct, frozen=True):
-    """What an import did."""
+    """What an import did. `notes` are of the whole: what a later verb will need to know."""
 
     logical_bytes: int
     new_bytes: int
     checkpoints: tuple[CheckpointReport, ...]
     failed: tuple[FailedPart, ...]
     left: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class RefRow(msgspec.Struct, frozen=True):
@@ -166,7 +169,7 @@ class Shown(msgspec.Struct, frozen=True):
     """One checkpoint in full: its manifest, how its objects are stored, how it was named.
 
     `against` are other objects of the store that decoding its own needs: of a base, of the step before, an adapter's.
-    `stored_bytes` counts them too.
+    `stored_bytes` counts them too. `copy_of` names the base of which it holds every tensor, and no other.
     """
 
     ref: str | None
@@ -179,6 +182,7 @@ class Shown(msgspec.Struct, frozen=True):
     encodings: dict[str, Stored]
     tensor_encodings: tuple[TensorStored, ...]
     against: Stored | None = None
+    copy_of: str | None = None
 
 
 class TensorStored(msgspec.Struct, frozen=True):
@@ -270,11 +274,12 @@ class BaseVerified(msgspec.Struct, frozen=True):
 
 
 class RefChanged(msgspec.Struct, frozen=True):
-    """A ref and the generation it now has."""
+    """A ref and the generation it now has. `returned_to` is the one that a rollback returned to."""
 
     ref: str
     generation: int
     manifest: str | None
+    returned_to: int | None = None
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -377,19 +382,24 @@ class PlannedRef(msgspec.Struct, frozen=True):
 
 
 class PrunePlan(msgspec.Struct, frozen=True):
-    """What a prune would do: `policy` in the words of the command line, `orders` by what each run is ordered."""
+    """What a prune would do: `policy` in the words of the command line, `orders` by what each run is ordered.
+
+    `unmatched` are the patterns that no ref fits.
+    """
 
     policy: str
     orders: dict[str, Literal["step", "stage", "number", "time"]]
     dropped: tuple[PlannedRef, ...]
     kept: tuple[PlannedRef, ...]
+    unmatched: tuple[str, ...] = ()
 
 
 class PruneReport(msgspec.Struct, frozen=True):
-    """What a prune did. What moved on meanwhile stands among `kept` and in `failed`."""
+    """What a prune did. What moved on meanwhile stands among `kept` and in `failed`; `unmatched` as in the plan."""
 
     policy: str
     applied: bool
     dropped: tuple[PlannedRef, ...]
     kept: tuple[PlannedRef, ...]
     failed: tuple[FailedPart, ...]
+    unmatched: tuple[str, ...] = ()

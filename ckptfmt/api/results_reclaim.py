@@ -85,7 +85,7 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
     `ref` is the name it is taken in under; `files` what then goes, none where it is only taken in so that others take
     less. `resumes` tells whether a Trainer resumes from it afterwards; null where none does now. `note` says what else
     there is to know. `freed_bytes` is what the file system gives back for it alone; `known` whether the store has it
-    under this name already.
+    under this name already. `base` is the base of the store that it is then bound to, as with `import --base`.
     """
 
     path: str
@@ -96,6 +96,7 @@ class PlannedCleanup(msgspec.Struct, frozen=True):
     note: str | None = None
     freed_bytes: int = 0
     known: bool = False
+    base: str | None = None
 
 
 class PlannedBase(msgspec.Struct, frozen=True):
@@ -166,11 +167,12 @@ class ReceiptRow(msgspec.Struct, frozen=True):
 
 
 class UndoReport(msgspec.Struct, frozen=True):
-    """What an undo put back."""
+    """What an undo put back. `refs` are the names that the cleanup gave, and that still stand in the store."""
 
     receipt: str
     files: int
     refused: tuple[RefusedFile, ...]
+    refs: tuple[str, ...] = ()
 
 
 class PurgeReport(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from ckptfmt.api.results import NeedsBase, Stored
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation
-from ckptfmt.store.bases import missing_from, needed_objects, places_of
+from ckptfmt.store.bases import all_bases, missing_from, needed_objects, places_of
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.ref_cache import CatalogRefCache
@@ -66,6 +66,15 @@ def needs_base(store: Store, manifest: Manifest) -> NeedsBase | None:
     for record, name in needed.items():
         return _needed(store, name, record)
     return None
+
+
+def copy_of(store: Store, manifest: Manifest) -> str | None:
+    """The base of which a checkpoint holds every tensor, and no other; the one it is bound to where several are."""
+    if manifest.root is None or manifest.adapters:
+        return None
+    same = [base.name for base in all_bases(store, lambda name, error: None) if base.record.root == manifest.root]
+    bound = manifest.base.name if manifest.base is not None else None
+    return bound if bound in same else next(iter(same), None)
 
 
 def bases_needed(store: Store, manifest: Manifest) -> dict[str, str]:

@@ -136,9 +136,7 @@ class Store(StoreDiff, StoreNames, StoreUpkeep):
         plan = importing.plan(os.fspath(path), name, parent, stage)
         if planned is not None:
             planned(importing.describe_plan(plan, parent, stage))
-        return importing.execute_plan(
-            self._engine, plan, importing.make_options(self._engine, options, progress), progress
-        )
+        return importing.execute_plan(self._engine, plan, options, progress)
 
     def import_checkpoint(
         self,

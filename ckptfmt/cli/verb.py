@@ -60,7 +60,7 @@ class VerbGroup(click.Group):
         if not ctx.resilient_parsing and not word.startswith("-") and self.get_command(ctx, word) is None:
             from difflib import get_close_matches
 
-            near = get_close_matches(word, self.list_commands(ctx), n=2, cutoff=0.5)
+            near = get_close_matches(word, self.list_commands(ctx), n=2, cutoff=0.6)
             meant = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
             hint = f"{ctx.command_path} {near[0]} --help" if near else f"{ctx.command_path} --help"
             raise InvalidInput(f"no verb {word!r}{meant}", hint=hint)

@@ -74,6 +74,11 @@ def check_space(store: Store, plan: CleanupPlan) -> None:
     )
 
 
+def message_of(receipt: str) -> str:
+    """What the generations of refs say that a cleanup made."""
+    return f"cleanup {receipt}"
+
+
 def execute_cleanup(store: Store, plan: CleanupPlan, prover: Prover, progress: Progress) -> Done:
     """Clean up as planned.
 
@@ -123,7 +128,7 @@ class _Run:
                 self.done.refused.append(Refused(step.seen.shown, error.message))
 
     def _message(self) -> str:
-        return f"cleanup {self.receipt}"
+        return message_of(self.receipt)
 
     def _room(self, step: Step) -> None:
         """Look once more whether there is room for this step: others write, too.

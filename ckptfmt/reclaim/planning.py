@@ -58,6 +58,7 @@ class Step:
         known: names in the store that may be this checkpoint already, with their manifests.
         resumes: whether a Trainer resumes from it now, and whether it does afterwards.
         note: what else is to be said of it.
+        base: name and record of the base of the store that it was made from, where that is known.
     """
 
     seen: CheckpointSeen
@@ -67,6 +68,7 @@ class Step:
     known: tuple[tuple[str, str], ...] = ()
     resumes: tuple[bool, bool] = (False, False)
     note: str | None = None
+    base: tuple[str, str] | None = None
 
     @property
     def source(self) -> str:
@@ -157,6 +159,7 @@ def plan_cleanup(
         each = seen[index]
         same = known(each)
         ref = _ref(each, name, lambda ref: ref in names or stands(ref))
+        origin = findings.origins.get(index)
         names.add(ref)
         steps.append(
             Step(
@@ -167,6 +170,7 @@ def plan_cleanup(
                 known=same,
                 resumes=(resumes(each), _resumes_still(each, going.get(index, ()))),
                 note=_resumes_by(each, going.get(index, ())),
+                base=(origin.name, origin.record) if origin is not None else None,
             )
         )
     wanted = {(tensor.dtype, tensor.shape) for step in steps for tensor in model_of(step.seen) if len(tensor.shape) > 1}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ckptfmt.layouts.listing import natural, split
@@ -37,6 +37,7 @@ class Findings:
         relatives: for a checkpoint with redundant weights, by index, the one that it would be stored against.
         bases: checkpoints, by index, that always stay.
         protected: absolute paths of the files of bases that a store refers to: these always stay.
+        origins: for a checkpoint with redundant weights, by index, the base of a store that it was made from.
     """
 
     survey: Survey
@@ -44,6 +45,7 @@ class Findings:
     relatives: dict[int, int]
     bases: frozenset[int]
     protected: frozenset[str] = frozenset()
+    origins: Mapping[int, KnownBase] = field(default_factory=dict)
 
     def reclaimable(self, keep: KeepWeights) -> int:
         """Bytes that the file system gives back when a cleanup keeps `keep`."""
@@ -68,7 +70,7 @@ def find_redundant(survey: Survey, evidence: Evidence, known: Sequence[KnownBase
     rows += _hard_links(survey, {row.path for row in rows})
     rows = [_with_shared(row, evidence) for row in rows]
     rows.sort(key=lambda row: natural(row.path))
-    return Findings(survey, tuple(rows), claims.relatives, frozenset(claims.bases), protected)
+    return Findings(survey, tuple(rows), claims.relatives, frozenset(claims.bases), protected, claims.origins)
 
 
 def _partial(survey: Survey) -> list[Row]:

@@ -55,12 +55,14 @@ class Claims:
         claimed: checkpoints, by index, whose full weights are among them.
         relatives: for a claimed checkpoint the one, by index, that it would be stored against; it stays.
         bases: checkpoints, by index, that others were made from or that a store refers to: these always stay.
+        origins: for a claimed checkpoint, by index, the base of a store that it was made from.
     """
 
     rows: list[Row] = field(default_factory=list)
     claimed: set[int] = field(default_factory=set)
     relatives: dict[int, int] = field(default_factory=dict)
     bases: set[int] = field(default_factory=set)
+    origins: dict[int, KnownBase] = field(default_factory=dict)
 
 
 def full_weights(seen: CheckpointSeen) -> tuple[FileSeen, ...]:
@@ -112,8 +114,8 @@ def claim_weights(seen: Sequence[CheckpointSeen], evidence: Evidence, known: Seq
     places = {place for base in known for place in base.places}
     claims.bases |= {index for index, each in enumerate(seen) if each.path in places}
     prints = _Prints(seen, evidence)
-    _beside_adapters(seen, prints, claims)
-    _duplicates(seen, evidence, claims)
+    _beside_adapters(seen, prints, known, claims)
+    _duplicates(seen, evidence, known, claims)
     _exports(seen, prints, known, claims)
     return claims
 
@@ -136,7 +138,14 @@ def _claim(claims: Claims, seen: Sequence[CheckpointSeen], index: int, files: Se
     claims.claimed.add(index)
 
 
-def _beside_adapters(seen: Sequence[CheckpointSeen], prints: _Prints, claims: Claims) -> None:
+def _at(seen: CheckpointSeen, known: Sequence[KnownBase]) -> KnownBase | None:
+    """The base of the store whose files a checkpoint is."""
+    return next((base for base in known if seen.path in base.places), None)
+
+
+def _beside_adapters(
+    seen: Sequence[CheckpointSeen], prints: _Prints, known: Sequence[KnownBase], claims: Claims
+) -> None:
     """Full weights in the same checkpoint as adapters of that very model."""
     for index, each in enumerate(seen):
         if index in claims.bases or not each.adapters or not (files := full_weights(each)):
@@ -147,12 +156,14 @@ def _beside_adapters(seen: Sequence[CheckpointSeen], prints: _Prints, claims: Cl
         leaves = [touched(name, model) for name in factors]
         if not leaves or configured.isdisjoint(each.adapters) or any(leaf is None for leaf in leaves):
             continue
-        if (same := _same_model(index, frozenset(filter(None, leaves)), prints)) is not None:
+        if (same := _same_model(index, frozenset(filter(None, leaves)), prints, claims.bases)) is not None:
             reason = (
                 f"the base model copied beside the adapter: all of its sampled tensors are those of {seen[same].shown}"
             )
             _claim(claims, seen, index, files, _Why("base-copy", reason, "samples", "adapter"))
             claims.relatives[index] = same
+            if (base := _at(seen[same], known)) is not None:
+                claims.origins[index] = base
         else:
             where = _listed(each.adapters, each)
             reason = f"full weights beside the adapter that makes them ({where})"
@@ -199,6 +210,10 @@ class _Prints:
             self._found[index] = {name: each for name, each in prints if each is not None}
         return self._found[index]
 
+    def share(self, index: int, other: int) -> bool:
+        """Whether two models have tensors of the same names, dtypes and shapes, and a matrix alike."""
+        return other in self.alike(index) and bool(self.of(index).items() & self.of(other).items())
+
     def same(self, index: int, other: int, first: frozenset[str]) -> bool:
         """Whether the matrices of two models of one form agree; those called `first` are compared first."""
         mine = {tensor.name: tensor for tensor in _matrices(self._seen[index])}
@@ -227,6 +242,28 @@ class _Prints:
         names = sorted(mine, key=lambda name: (_FIRST.search(name) is None, name))[:_MOST_COMPARED]
         return any(self._evidence.same_cast(tops[0], mine[name], tops[1], theirs[name]) for name in names)
 
+    def same_tensors(self, index: int, other: int) -> bool:
+        """Whether every tensor of two models is the same, byte for byte; all are read where samples agree."""
+        if other not in self.alike(index) or not self.same(index, other, frozenset()):
+            return False
+        tops = self._seen[index].top, self._seen[other].top
+        theirs = {tensor.name: tensor for tensor in model_of(self._seen[other])}
+        return all(
+            (digest := self._evidence.digest(tops[0], each)) is not None
+            and digest == self._evidence.digest(tops[1], theirs[each.name])
+            for each in model_of(self._seen[index])
+        )
+
+    def is_base(self, index: int, base: KnownBase) -> bool:
+        """Whether every tensor of a model is the base's, byte for byte; all are read until one differs."""
+        seen = self._seen[index]
+        if {tensor.form for tensor in model_of(seen)} != set(base.tensors):
+            return False
+        return all(
+            self._evidence.digest(seen.top, each) == base.tensors[each.form]
+            for each in sorted(model_of(seen), key=lambda tensor: (tensor.length, tensor.name))
+        )
+
     def made_from(self, index: int, base: KnownBase) -> bool:
         """Whether a model has the base's tensors, and one of its matrices is the base's, byte for byte."""
         seen = self._seen[index]
@@ -241,13 +278,16 @@ def _matrices(seen: CheckpointSeen) -> list[TensorSeen]:
     return [tensor for tensor in model_of(seen) if len(tensor.shape) > 1 and tensor.plain]
 
 
-def _same_model(index: int, leaves: frozenset[str], prints: _Prints) -> int | None:
-    """A model without adapters that this one is; `leaves` are what its adapters touch, where a merged one differs."""
-    others = prints.plain(index)
+def _same_model(index: int, leaves: frozenset[str], prints: _Prints, bases: set[int]) -> int | None:
+    """A model without adapters that this one is, one of `bases` if any of them is.
+
+    `leaves` are what its adapters touch, where a merged one differs.
+    """
+    others = sorted(prints.plain(index), key=lambda other: other not in bases)
     return next((other for other in others if other != index and prints.same(index, other, leaves)), None)
 
 
-def _duplicates(seen: Sequence[CheckpointSeen], evidence: Evidence, claims: Claims) -> None:
+def _duplicates(seen: Sequence[CheckpointSeen], evidence: Evidence, known: Sequence[KnownBase], claims: Claims) -> None:
     """Checkpoints all of whose weights are those of another, byte for byte."""
     groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
     for index, each in enumerate(seen):
@@ -268,6 +308,8 @@ def _duplicates(seen: Sequence[CheckpointSeen], evidence: Evidence, claims: Clai
                 goes: KeepWeights = "none" if resumes(seen[index]) else "full"
                 reason = f"the same bytes as {seen[same].shown}"
                 _claim(claims, seen, index, files, _Why("duplicate", reason, "identical", goes))
+                if not seen[index].adapters and (base := _at(seen[same], known)) is not None:
+                    claims.origins[index] = base
             claims.claimed.add(index)
 
 
@@ -320,25 +362,40 @@ def _exports(seen: Sequence[CheckpointSeen], prints: _Prints, known: Sequence[Kn
     hints = {hint for each in seen for hint in each.hints}
     for family in _with_casts(list(_families(candidates, prints)), prints):
         bases = [index for index in family if index in claims.bases]
-        stored = next((base for base in known for index in family if prints.made_from(index, base)), None)
+        first, stored = next(
+            ((index, base) for base in known for index in family if prints.made_from(index, base)), (None, None)
+        )
         if bases or stored is not None:
             claims.bases.update(bases)
             rest = [index for index in family if index not in bases]
             origin = seen[bases[0]].shown if bases else f"base {stored.name!r} of the store" if stored else ""
+            whose = _at(seen[bases[0]], known) if bases else stored
+            like = bases[0] if bases else first
+            if whose is not None and like is not None:
+                claims.origins.update((index, whose) for index in rest if index == like or prints.share(index, like))
         elif len(family) > 1:
-            first = min(family, key=lambda i: (not _hinted(seen[i], hints), *_staying(seen[i], base=False)))
-            claims.bases.add(first)
-            bases, rest, origin = [first], [i for i in family if i != first], seen[first].shown
+            root = min(family, key=lambda i: (not _hinted(seen[i], hints), *_staying(seen[i], base=False)))
+            claims.bases.add(root)
+            bases, rest, origin = [root], [i for i in family if i != root], seen[root].shown
         else:
             continue
         for index in rest:
             if bases:
                 claims.relatives[index] = bases[0]
-            _claim_export(claims, seen, index, origin, len(rest))
+            exact = (
+                prints.same_tensors(index, bases[0]) if bases else stored is not None and prints.is_base(index, stored)
+            )
+            _claim_export(claims, seen, index, origin, len(rest), exact=exact)
 
 
-def _claim_export(claims: Claims, seen: Sequence[CheckpointSeen], index: int, origin: str, count: int) -> None:
+def _claim_export(
+    claims: Claims, seen: Sequence[CheckpointSeen], index: int, origin: str, count: int, *, exact: bool
+) -> None:
     stage = seen[index].stage
+    if exact:
+        reason = f"an exact copy of {origin}, saved in other files: every tensor is the same"
+        _claim(claims, seen, index, full_weights(seen[index]), _Why("base-copy", reason, "identical", "adapter"))
+        return
     if stage is not None:
         kind: Kind = "merged-stage"
         reason = f"stage {stage} saved merged: it shares matrices with {origin}"

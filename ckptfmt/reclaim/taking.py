@@ -18,6 +18,7 @@ from ckptfmt.store.outside import all_outside
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import keep_base
 from ckptfmt.transfer.importing import Options, import_walked
+from ckptfmt.transfer.likely import as_recorded
 from ckptfmt.transfer.walk import Walked, walk
 
 
@@ -47,7 +48,7 @@ def standing_like(store: Store) -> Callable[[CheckpointSeen], tuple[tuple[str, s
 
 
 def take_in(store: Store, step: Step, *, message: str, progress: Progress) -> tuple[str, str]:
-    """Take a checkpoint in under its name, or under the next free one.
+    """Take a checkpoint in under its name, or under the next free one, bound to the base that the plan names.
 
     Returns:
         The name, and the manifest's id.
@@ -56,9 +57,24 @@ def take_in(store: Store, step: Step, *, message: str, progress: Progress) -> tu
         CkptfmtError: as `import_walked`.
     """
     ref = _free_name(store, step.ref)
-    options = Options(jobs=os.cpu_count() or 1, message=message, stage=step.seen.stage)
+    base = _base_of(store, step)
+    options = Options(
+        base=base,
+        evidence=f"cleanup: tensors of it are those of base {base.name!r}" if base is not None else None,
+        jobs=os.cpu_count() or 1,
+        message=message,
+        stage=step.seen.stage,
+    )
     done = import_walked(store, _walked(step.seen), ref, source=step.source, options=options, progress=progress)
     return done.ref, done.digest
+
+
+def _base_of(store: Store, step: Step) -> Base | None:
+    """The base that a plan names for a checkpoint; None where it, or its files, are not what they were."""
+    base = _by_record(store).get(step.base[1]) if step.base is not None else None
+    if base is None or (missing_from(store, needed_objects(base.record)) and as_recorded(store, base) is None):
+        return None
+    return base
 
 
 def _walked(seen: CheckpointSeen) -> Walked:

@@ -23,7 +23,7 @@ def appearing(target: str) -> Iterator[str]:
         StorageError: the file system refuses.
     """
     parent, name = os.path.split(target)
-    with durable.storage_errors(target):
+    with durable.storage_errors(target, instead="another directory to write to"):
         _refuse_occupied(target)
         durable.make_directories(parent)
         shown = os.fsencode(name)[:_SHOWN_BYTES].decode(errors="ignore")

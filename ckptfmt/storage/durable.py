@@ -65,25 +65,28 @@ def _mutate(call: str, function: Callable[..., Result], *arguments: object) -> R
 
 
 @contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Turn an `OSError` about `what` (a path, said as the user knows it) into the error a person can act on."""
+def storage_errors(what: str, *, instead: str = "another --store") -> Iterator[None]:
+    """Turn an `OSError` about `what` (a path, said as the user knows it) into the error a person can act on.
+
+    Args:
+        what: the path.
+        instead: what to choose where it may not be written.
+    """
     try:
         yield
     except OSError as error:
-        raise storage_error(error, what) from error
+        raise storage_error(error, what, instead=instead) from error
 
 
-def storage_error(error: OSError, what: str) -> StorageError:
-    """The `StorageError` that stands for `error`."""
+def storage_error(error: OSError, what: str, *, instead: str = "another --store") -> StorageError:
+    """The `StorageError` that stands for `error`; see `storage_errors`."""
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         return StorageError(
             f"{what}: {reason}", code="disk-full", hint="free some space and run the same command again"
         )
     if error.errno in _READ_ONLY:
-        return StorageError(
-            f"{what}: {reason}", code="read-only", hint="check the permissions, or choose another --store"
-        )
+        return StorageError(f"{what}: {reason}", code="read-only", hint=f"check the permissions, or choose {instead}")
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return StorageError(
             f"{what}: {reason}: a file stands where a directory is needed", code="io", hint="choose another path"

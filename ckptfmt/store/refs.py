@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final, Protocol
 
 from msgspec import structs
@@ -20,6 +21,7 @@ from ckptfmt.storage.protocol import Storage
 _ATTEMPTS: Final = 64
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")
 _MAX_DOCUMENT_BYTES: Final = 256 << 20
+_MOST_NAMED: Final = 5
 
 
 Damaged = Callable[[str, CkptfmtError], None]
@@ -86,11 +88,19 @@ class Refs:
         """
         newest = self.newest(name)
         if newest is None:
-            raise NotFound(f"no ref {name!r}", hint="ckptfmt ls")
+            raise self._unknown(name)
         if newest.target is None:
             hint = f"ckptfmt rollback {name}@{newest.previous}" if newest.previous else "ckptfmt ls"
             raise NotFound(f"ref {name!r} was dropped on {newest.time}", hint=hint)
         return newest
+
+    def _unknown(self, name: str) -> NotFound:
+        """The error of a name that no ref ever had, with the refs below it where it is the beginning of some."""
+        below = list(islice(self.standing(f"{name}/", damaged=lambda ref, error: None), _MOST_NAMED + 1))
+        if below:
+            named = ", ".join(each.name for each in below[:_MOST_NAMED]) + (", …" if len(below) > _MOST_NAMED else "")
+            return NotFound(f"no ref {name!r}; below it are {named}", hint=f"ckptfmt ls {name}")
+        return NotFound(f"no ref {name!r}", hint="ckptfmt base ls" if name.startswith(BASES) else "ckptfmt ls")
 
     def history(self, name: str) -> list[Generation]:
         """All generations, newest first."""

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Final, TypeVar
 
 from ckptfmt.digest import digest_of, is_digest
@@ -206,13 +207,29 @@ class Store:
             problem = error
         else:
             return generation.target or "", generation
-        if len(name) >= _SHORTEST_PREFIX and is_digest(name.ljust(64, "0")):
+        if len(name) > 1 and is_digest(name.ljust(64, "0")):
             found = sorted(self.manifest_ids(name))
-            if len(found) > 1:
-                raise InvalidInput(f"{name!r} begins {len(found)} manifest ids; give more digits", code="ambiguous")
+            # Sorted, those that begin alike are neighbours.
+            enough = max([_SHORTEST_PREFIX, *(_alike(*pair) + 1 for pair in pairwise(found))])
+            if len(found) > 1 and len(name) >= _SHORTEST_PREFIX:
+                raise InvalidInput(
+                    f"{name!r} begins {len(found)} manifest ids; give at least {enough} digits",
+                    code="ambiguous",
+                    hint=f"ckptfmt show {found[0][:enough]}",
+                )
+            if found and len(name) < _SHORTEST_PREFIX:
+                raise NotFound(
+                    f"no ref {name!r}; as the beginning of a manifest id it has too few digits: give at least {enough}",
+                    hint=f"ckptfmt show {found[0][:enough]}",
+                ) from problem
             if found:
                 return found[0], None
         raise problem
+
+
+def _alike(one: str, other: str) -> int:
+    """How many digits two ids begin with alike."""
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))
 
 
 def manifest_key(digest: str) -> str:
@@ -233,7 +250,7 @@ def init_store(path: str) -> Store:
         StorageError: the file system refuses.
     """
     path = os.path.abspath(path)
-    with durable.storage_errors(path):
+    with durable.storage_errors(path, instead="another directory: ckptfmt init PATH"):
         if os.path.lexists(path) and (not os.path.isdir(path) or _is_occupied(path)):
             if os.path.exists(f"{path}/{DOCUMENT}"):
                 raise Conflict(f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {path}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from ckptfmt.encodings.protocol import Effort
-from ckptfmt.errors import InvalidInput
+from ckptfmt.errors import FormatError, InvalidInput, UnsafeFile
 from ckptfmt.format.manifest import BaseLink, BaseRecord, How, Lineage, Manifest, objects_of
 from ckptfmt.format.refs import Generation
 from ckptfmt.layouts.protocol import Reading
@@ -26,7 +26,7 @@ from ckptfmt.transfer.predicting import Known, one_after_another
 from ckptfmt.transfer.reading import read_walked, take_content
 from ckptfmt.transfer.recent import Recent
 from ckptfmt.transfer.references import Like, References, Subject, adapters_of, ancestors, incoming, like_of
-from ckptfmt.transfer.walk import Walked, same_still
+from ckptfmt.transfer.walk import LYING_HINT, Walked, same_still
 from ckptfmt.transfer.writing import Written, storing
 
 
@@ -36,9 +36,12 @@ class Options:
 
     Attributes:
         base: the base it was made from, if the user says so.
+        evidence: how that is known; None where the user says it. It is then held against the checkpoint's own weights,
+            and adapters are bound only where these prove it.
         parent: id of the manifest it was trained from.
         stage, how, dtype: its place in a chain of stages.
         adapter: path of an adapter that may have been merged into it.
+        near: names and manifests of other checkpoints whose adapters may have been, the likeliest first.
         effort: how much to spend on smaller objects.
         jobs: threads that encode.
         damaged_as_opaque: keep structurally lying files whole instead of refusing the checkpoint.
@@ -46,11 +49,13 @@ class Options:
     """
 
     base: Base | None = None
+    evidence: str | None = None
     parent: str | None = None
     stage: int | None = None
     how: How | None = None
     dtype: str | None = None
     adapter: str | None = None
+    near: tuple[tuple[str, str], ...] = ()
     effort: Effort = "balanced"
     jobs: int = 2
     damaged_as_opaque: bool = False
@@ -99,7 +104,12 @@ def import_walked(
         IntegrityError: the directory changed while it was read.
         StorageError: the disk is full, or refuses.
     """
-    checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
+    try:
+        checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
+    except (FormatError, UnsafeFile) as error:
+        if error.hint == LYING_HINT:
+            error.hint = f"{LYING_HINT}, or take it in as it is with --damaged-as-opaque"
+        raise
     total = sum(entry.size for entry in walked.of_kind("file"))
     subject = replace(incoming(checkpoint), parent=options.parent)
     recent = Recent(store)
@@ -131,7 +141,7 @@ def import_walked(
                 return content
 
         content = take(frozenset())
-        base = _bind(options.base, content)
+        base = _bind(options.base, options.evidence, content)
         manifest = build_manifest(checkpoint.reading, content, base=base, lineage=_lineage(options, checkpoint.reading))
         digest, generation = publish(
             store,
@@ -188,13 +198,14 @@ def _like(recent: Recent, subject: Subject, ref: str, options: Options, likely: 
         return Like()
     first: list[BaseRecord | Manifest] = [options.base.record] if options.base is not None else []
     first += [likely.document] if likely is not None else []
-    return like_of(recent, subject, ref, first)
+    return like_of(recent, subject, ref, first, near=options.near)
 
 
-def _bind(base: Base | None, content: Content) -> BaseLink | None:
+def _bind(base: Base | None, evidence: str | None, content: Content) -> BaseLink | None:
     if base is None:
         return None
-    return bind(base.name, base.digest, base.record, content, evidence=f"--base {base.name}")
+    link = bind(base.name, base.digest, base.record, content, evidence=evidence or f"--base {base.name}")
+    return link if evidence is None or not link.leaves or link.binding == "proven" else None
 
 
 def _lineage(options: Options, reading: Reading) -> Lineage | None:

@@ -76,7 +76,7 @@ def find_likely(recent: Recent, subject: Subject, *, but: frozenset[str] = froze
     for share, _, known in shared[:_MOST_COMPARED]:
         outside = None
         if known.base is not None and missing_from(store, needed_objects(known.base.record)):
-            outside = _as_recorded(store, known.base)
+            outside = as_recorded(store, known.base)
             if outside is None:
                 continue
         ratio = _ratio(store, subject, known.document, outside, places)
@@ -135,7 +135,7 @@ def _ratio(
     return together / max(1, alone)
 
 
-def _as_recorded(store: Store, base: Base) -> BaseFiles | None:
+def as_recorded(store: Store, base: Base) -> BaseFiles | None:
     """A base's files, if they are there and what was recorded: what is found in them is not stored again."""
     try:
         checked = check_base(store, base, base_place(store, base), full=False, progress=SILENT)
@@ -147,4 +147,4 @@ def _as_recorded(store: Store, base: Base) -> BaseFiles | None:
 def trusted_files(store: Store, link: BaseLink) -> BaseFiles | None:
     """The files of the base that a manifest is bound to, if they are there and what was recorded."""
     known = [base for base in all_bases(store, lambda name, error: None) if base.digest == link.record]
-    return _as_recorded(store, known[0]) if known else None
+    return as_recorded(store, known[0]) if known else None

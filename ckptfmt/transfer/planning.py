@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ckptfmt.errors import InvalidInput
+from ckptfmt.errors import InvalidInput, NotFound
 from ckptfmt.format.refs import BASES, check_name
 from ckptfmt.layouts import find_checkpoints, unclaimed
 from ckptfmt.layouts.protocol import Found
@@ -44,10 +44,12 @@ class Planned:
 class Plan:
     """What an import will do, parents before children.
 
-    `left` are files that belong to no checkpoint, and, with a '/' behind, directories that were not looked into.
+    `name` is what was stated; `left` are files that belong to no checkpoint, and, with a '/' behind, directories that
+    were not looked into.
     """
 
     path: str
+    name: str
     checkpoints: tuple[Planned, ...]
     left: tuple[str, ...] = ()
 
@@ -61,7 +63,8 @@ def plan_import(path: str, name: str) -> Plan:
 
     Raises:
         InvalidInput: many checkpoints and no `{name}`; or two would have one name (`name-collision`).
-        NotFound, UnsafeFile, StorageError: as `walk`.
+        NotFound: there is nothing, or nothing but directories.
+        UnsafeFile, StorageError: as `walk`.
     """
     path = os.path.abspath(path)
     if is_store(path):
@@ -71,6 +74,8 @@ def plan_import(path: str, name: str) -> Plan:
     if os.path.isfile(path):
         return _plan_file(os.path.realpath(path), name)
     walked = walk(path)
+    if all(entry.kind == "directory" for entry in walked.entries):
+        raise _nothing_there(walked)
     files = [entry.path for entry in walked.of_kind("file")]
     found = find_checkpoints(files)
     if PLACEHOLDER not in name:
@@ -82,11 +87,16 @@ def plan_import(path: str, name: str) -> Plan:
             )
         _check_ref(name)
     parts = _Parts(walked)
-    planned = [_planned(parts, each, name) for each in found]
+    planned = _all_planned(parts, found, name)
     _refuse_collisions(planned)
     left = tuple(item for item in unclaimed(files, found)) if found[0].root or len(found) > 1 else ()
     passed_over = tuple(f"{directory}/" for directory in walked.passed_over)
-    return Plan(walked.root, tuple(_linked(planned)), tuple(sorted((*left, *passed_over))))
+    return Plan(walked.root, name, tuple(_linked(planned)), tuple(sorted((*left, *passed_over))))
+
+
+def _nothing_there(walked: Walked) -> NotFound:
+    over = f", but for {', '.join(walked.passed_over[:3])}, which is not looked into" if walked.passed_over else ""
+    return NotFound(f"{walked.root}: nothing there: it holds no files{over}", hint="check the path: what is in it?")
 
 
 def _plan_file(path: str, name: str) -> Plan:
@@ -98,7 +108,7 @@ def _plan_file(path: str, name: str) -> Plan:
     stem = os.path.splitext(base)[0]
     ref = _check_ref(name.replace(PLACEHOLDER, _NOT_IN_NAMES.sub("-", stem)))
     walked = walk_files(directory, (mine[0].files if mine else None) or [base])
-    return Plan(path, (Planned(path, walked, ref, mine[0].layout if mine else "unknown"),))
+    return Plan(path, name, (Planned(path, walked, ref, mine[0].layout if mine else "unknown"),))
 
 
 def _check_ref(name: str) -> str:
@@ -130,6 +140,28 @@ class _Parts:
         return Walked(self._walked.root, entries).below(root, files, around=around)
 
 
+def _all_planned(parts: _Parts, found: Sequence[Found], name: str) -> list[Planned]:
+    """Every checkpoint under its name.
+
+    Raises:
+        InvalidInput: names that no ref can have, all of them at once.
+    """
+    planned, bad = [], []
+    for each in found:
+        try:
+            planned.append(_planned(parts, each, name))
+        except InvalidInput as error:
+            bad.append((each, error))
+    if len(bad) == 1 or (bad and len({error.message for _, error in bad}) == 1):
+        raise bad[0][1]
+    if bad:
+        listed = "; ".join(f"{each.name}: {error.message}" for each, error in bad)
+        raise InvalidInput(
+            f"{len(bad)} of {len(found)} names cannot be given: {listed}", code="ref-name", hint=bad[0][1].hint
+        )
+    return planned
+
+
 def _planned(parts: _Parts, found: Found, name: str) -> Planned:
     main = _main_file(found) if found.name != found.root else None
     walked = parts.part(found.root, found.files, around=main is None)
@@ -152,15 +184,18 @@ def _top_name(name: str, walked: Walked) -> str:
 
 
 def _refuse_collisions(planned: list[Planned]) -> None:
-    seen: dict[str, Planned] = {}
+    named: dict[str, list[str]] = {}
     for each in planned:
-        other = seen.setdefault(each.ref, each)
-        if other is not each:
-            raise InvalidInput(
-                f"{other.source} and {each.source} would both be called {each.ref!r}",
-                code="name-collision",
-                hint="import them one at a time, each with a --name of its own",
-            )
+        named.setdefault(each.ref, []).append(each.source)
+    told = []
+    for ref, sources in named.items():
+        if len(sources) > 1:
+            both = "both" if len(sources) == 2 else "all"
+            told.append(f"{', '.join(sources[:-1])} and {sources[-1]} would {both} be called {ref!r}")
+    if told:
+        raise InvalidInput(
+            "; ".join(told), code="name-collision", hint="import them one at a time, each with a --name of its own"
+        )
 
 
 def _linked(planned: list[Planned]) -> list[Planned]:

@@ -216,7 +216,13 @@ def tensors_of(checkpoint: ReadCheckpoint) -> Mapping[Place, Filling]:
 
 
 def like_of(
-    recent: Recent, subject: Subject, ref: str, first: Sequence[BaseRecord | Manifest], *, but: Manifest | None = None
+    recent: Recent,
+    subject: Subject,
+    ref: str,
+    first: Sequence[BaseRecord | Manifest],
+    *,
+    but: Manifest | None = None,
+    near: Sequence[tuple[str, str]] = (),
 ) -> Like:
     """What a checkpoint called `ref` is likely to be made from.
 
@@ -226,24 +232,25 @@ def like_of(
         ref: its name.
         first: models that are known to be like it.
         but: its own manifest, if it has one.
+        near: names and manifests of checkpoints whose adapters are likelier than those that changed last.
     """
     before = [each for each in _earlier(recent.store, ref, subject.parent) if each != but]
     merged = any(filling.is_matrix for filling in subject.tensors.values())
     return Like(
         models=(*first, *(each for each in before if each not in first)),
-        adapters=tuple(_known_adapters(recent, before)) if merged else (),
+        adapters=tuple(_known_adapters(recent, before, near)) if merged else (),
     )
 
 
-def _known_adapters(recent: Recent, before: Sequence[Manifest]) -> list[Known]:
-    """Adapters that may have been merged into a checkpoint: those of `before`, then those that changed last.
+def _known_adapters(recent: Recent, before: Sequence[Manifest], near: Sequence[tuple[str, str]]) -> list[Known]:
+    """Adapters that may have been merged into a checkpoint: those of `before`, of `near`, then what changed last.
 
     Where one belongs to a stage of a lineage, it may have been merged after those of the stages before: these follow.
     So it may where a few have names that differ by numbers.
     """
     found = [(known, manifest) for manifest in before for known in adapters_of(manifest, "before")]
     series: dict[str, list[Known]] = {}
-    for name, _, manifest in recent:
+    for name, manifest in _near_then_recent(recent, near):
         if manifest.adapters:
             own = adapters_of(manifest, name)
             found += [(known, manifest) for known in own]
@@ -262,6 +269,20 @@ def _known_adapters(recent: Recent, before: Sequence[Manifest]) -> list[Known]:
         if 1 < len(members) <= MOST_STAGES:
             chained += in_turn(sorted(members, key=lambda each: natural(each.name)))
     return [*(known for known, _ in found), *chained[:_MOST_ADAPTERS]]
+
+
+def _near_then_recent(recent: Recent, near: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Manifest]]:
+    """Those that can be read, each once; of `near` at most half as many as are tried."""
+    seen = set()
+    for name, target in near[: _MOST_ADAPTERS // 2]:
+        seen.add(target)
+        try:
+            yield name, recent.store.manifest(target)
+        except CkptfmtError:
+            continue
+    for name, target, manifest in recent:
+        if target not in seen:
+            yield name, manifest
 
 
 def ancestors(store: Store, parent: str | None) -> tuple[Mapping[str, Factors], ...]:

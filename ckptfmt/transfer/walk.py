@@ -32,6 +32,9 @@ PASSED_OVER: Final = frozenset({".git", HOLD})
 _BLOBS: Final = "blobs"
 _SNAPSHOTS: Final = "snapshots"
 
+LYING_HINT: Final = "download or save it again"
+"""What to do about a structurally lying file, for every verb that reads one."""
+
 Kind = Literal["file", "directory", "link"]
 
 
@@ -402,4 +405,4 @@ def _opened(entry: Entry) -> FileSource:
 
 def lying_file_hint(error: CkptfmtError) -> str:
     """What to do about a checkpoint with a structurally lying file."""
-    return error.hint or "download or save it again, or take it in as it is with --damaged-as-opaque"
+    return error.hint or LYING_HINT

@@ -105,9 +105,24 @@ def test_rollback(three: Store) -> None:
     assert generations(three, "run") == [
         (1, "import", True), (2, "import", True), (3, "import", True), (4, "rollback", True), (5, "rollback", True)
     ]  # fmt: skip
-    refused(three, lambda: three.rollback("run"), InvalidInput, "usage")
+    refused(three, lambda: three.rollback("run@x"), InvalidInput, "usage")
     refused(three, lambda: three.rollback("run@99"), NotFound, "not-found")
     refused(three, lambda: three.rollback("nobody@1"), NotFound, "not-found")
+
+
+def test_rollback_without_a_number_goes_to_what_the_ref_named_before(three: Store) -> None:
+    """A label makes a generation of the same content: that is not gone back to. Twice is there and back again."""
+    ids = [three.show(f"run@{number}").id for number in (1, 2, 3)]
+    three.tag("run", "paper")
+    done = three.rollback("run")
+    assert (done.returned_to, done.manifest) == (2, ids[1]) and three.show("run").id == ids[1]
+    assert three.rollback("run").manifest == ids[2]
+    three.drop("run")
+    assert three.rollback("run").manifest == ids[2] and three.show("run").id == ids[2]
+    error = refused(three, lambda: three.rollback("nobody"), NotFound, "not-found")
+    assert "'nobody'" in error.message
+    three.rename("run", "walk")
+    refused(three, lambda: three.rollback("walk"), NotFound, "not-found")  # It never named anything else.
 
 
 def test_rollback_brings_times_and_modes_back(store: Store, tmp_path: Path) -> None:

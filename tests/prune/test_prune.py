@@ -175,7 +175,7 @@ class TestCommandLine:
 
     def test_json(self, shell: Shell) -> None:
         plan = shell.json("prune", "--keep-last", "1")
-        assert set(plan) == {"policy", "orders", "dropped", "kept"}
+        assert set(plan) == {"policy", "orders", "dropped", "kept", "unmatched"}
         done = shell.json("prune", "--keep-last", "1", "--apply")
         assert (done["dropped"], done["kept"]) == (plan["dropped"], plan["kept"])
         assert (done["applied"], done["failed"]) == (True, [])

@@ -22,6 +22,7 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 
 from ckptfmt import Store
+from ckptfmt.errors import NotFound
 from ckptfmt.format.dtypes import BITS
 from ckptfmt.format.manifest import tensor_digest
 from tests.conftest import Made
@@ -205,10 +206,17 @@ def test_a_restore_into_an_existing_empty_directory(store: Store, tmp_path: Path
 
 
 def test_an_empty_directory_and_a_directory_of_nothing_but_empty_ones(store: Store, tmp_path: Path) -> None:
+    """There is nothing to take in, and whoever named such a path meant another one; links are something."""
     (tmp_path / "nothing").mkdir()
-    assert there_and_back(store, tmp_path / "nothing", tmp_path / "back", "nothing").files == 0
     (tmp_path / "hollow" / "a" / "b").mkdir(parents=True)
-    there_and_back(store, tmp_path / "hollow", tmp_path / "back-2", "hollow")
+    (tmp_path / "history" / ".git").mkdir(parents=True)
+    for name in ("nothing", "hollow", "history"):
+        with pytest.raises(NotFound, match="nothing there") as caught:
+            store.import_checkpoint(tmp_path / name, name)
+        assert caught.value.exit_code == 1 and (".git" in caught.value.message) is (name == "history")
+    assert store.list_refs() == []
+    (tmp_path / "hollow" / "a" / "link").symlink_to("../b")
+    there_and_back(store, tmp_path / "hollow", tmp_path / "back", "hollow")
 
 
 def test_one_file(store: Store, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ckptfmt.reclaim.rows import KeepWeights
 
 _REFUSED_EXIT: Final = 1
+_MOST_NAMED: Final = 5
 
 EXAMPLE: Final = """\
 ckptfmt cleanup ./results
@@ -158,6 +159,13 @@ def _undo(session: Session, store: Store, receipt: str) -> int:
     report: UndoReport = cleaning.undo_cleanup(store, receipt)
     session.give(report, lambda: [f"{count(report.files, 'file')} back in place ({report.receipt})"])
     session.note(*refused_lines(report.refused))
+    if report.refs:
+        one = len(report.refs) == 1
+        session.note(
+            f"{count(len(report.refs), 'name')} of the cleanup {'stands' if one else 'stand'} in the store still: "
+            f"{', '.join(report.refs[:_MOST_NAMED])}{', …' if len(report.refs) > _MOST_NAMED else ''}; "
+            f"'ckptfmt rm {report.refs[0]}' drops {'it' if one else 'one'}, 'ckptfmt gc' then frees the bytes"
+        )
     return _REFUSED_EXIT if report.refused else 0
 
 
@@ -196,6 +204,7 @@ def plan_lines(plan: CleanupPlanned) -> list[Line]:
     lines += [
         f"taken in only, so that the others take less: {e.path} as {e.ref}" for e in plan.checkpoints if not e.files
     ]
+    lines += [f"bound to base {e.base!r}: {e.ref}" for e in plan.checkpoints if e.base is not None]
     lines += [f"copied in if need be: base {base.name!r}, at most {size(base.most_bytes)}" for base in plan.bases]
     lines += [Styled(f"does not resume afterwards: {e.path}", "yellow") for e in going if e.resumes is False]
     lines += [Styled(f"{e.path}: {e.note}", "yellow") for e in going if e.note]

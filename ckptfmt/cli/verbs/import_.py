@@ -70,10 +70,11 @@ def command(
     adapter was merged as just that. max then looks for adapters that are lost in merged weights, as 'ckptfmt optimize'
     does: seconds to minutes a tensor. Whatever it was, every file comes back to the byte.
 
-    Adapters are known that lie in the same checkpoint, at --adapter, or in the store: take them in first. Without
-    --base, tensors are stored against the likeliest of the models that the store knows, and the output says which one
-    and why; the checkpoint is bound to a base only by --base. What is stored against a base needs that base's files
-    until 'ckptfmt base keep' has copied them in: such checkpoints are marked '*'.
+    Adapters are known that lie in the same checkpoint, at --adapter, or in the store: take them in first. Of many
+    checkpoints, adapters are taken in before the weights that they may have been merged into. Without --base, tensors
+    are stored against the likeliest of the models that the store knows, and the output says which one and why; the
+    checkpoint is bound to a base only by --base. What is stored against a base needs that base's files until 'ckptfmt
+    base keep' has copied them in: such checkpoints are marked '*'.
 
     --how says what a stage was trained on: continue (its parent, merged), stack (its parent with the adapter left
     beside), resume (its parent's adapter trained further), parent-only (the base merged with its parent's own adapter
@@ -98,6 +99,7 @@ def command(
         for problem in problems:
             print_problem(problem)
     session.note(*legend(each.needs_base for each in report.checkpoints))
+    session.note(*(f"note: {note}" for note in report.notes))
     for each in report.checkpoints:
         if each.forecast is not None:
             seen = each.forecast
@@ -105,7 +107,9 @@ def command(
                 f"{each.ref}: {count(seen.tensors, 'tensor')} look merged with a lost adapter of rank {seen.rank}; "
                 f"'ckptfmt optimize {each.ref}' would save about {size(seen.saved_bytes)}"
             )
-        if each.found is not None:
+        if each.copy_of is not None:
+            session.note(f"{each.ref}: an exact copy of base {each.copy_of!r}: every tensor is the same")
+        elif each.found is not None:
             session.note(f"{each.ref}: stored against {each.found.name}, which nobody named: {each.found.why}")
     return worst.exit_code if worst else 0
 

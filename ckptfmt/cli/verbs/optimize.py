@@ -71,5 +71,9 @@ def lines(report: OptimizeReport) -> list[Line]:
     header = ("REF", "BEFORE", "AFTER", "RATIO", "SMALLER", "RECOVERED")
     told: list[Line] = [*table(header, rows, right=header[1:])]
     before, after = report.before_bytes, report.after_bytes
-    told.append(f"{count(len(rows), 'checkpoint')}: {size(before)} -> {size(after)}, {size(before - after)} saved")
+    others = sum(len(each.also) for each in report.checkpoints)
+    more = f" ({count(others, 'other name')} of the same)" if others else ""
+    told.append(
+        f"{count(len(rows), 'checkpoint')}{more}: {size(before)} -> {size(after)}, {size(before - after)} saved"
+    )
     return told

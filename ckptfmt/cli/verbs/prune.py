@@ -86,6 +86,7 @@ def command(  # noqa: PLR0917 - click calls it by name
     policy = Policy(keep_last, keep_every, keep_best, frozenset(keep_stage), frozenset(keep_tag))
     with session.store() as store:
         plan = store.plan_prune(patterns, keep=policy)
+        session.note(*(Styled(f"no ref fits {pattern!r}", "yellow") for pattern in plan.unmatched))
         if not apply:
             session.give(plan, lambda: plan_lines(plan))
             if plan.dropped:

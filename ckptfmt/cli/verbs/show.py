@@ -64,6 +64,7 @@ def lines(shown: Shown) -> list[Line]:
             ("size", shrunk(shown.logical_bytes, shown.stored_bytes)),
             ("root", manifest.root or ""),
             ("base", f"{base.name} ({base.binding}: {base.evidence}), root {short(base.root)}" if base else ""),
+            ("copy", f"an exact copy of base {shown.copy_of!r}: every tensor is the same" if shown.copy_of else ""),
             ("base hint", _hint(manifest)),
             ("needs", needs(shown.needs_base) if shown.needs_base else ""),
             ("lineage", _lineage(manifest.lineage)),

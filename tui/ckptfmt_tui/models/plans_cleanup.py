@@ -40,6 +40,7 @@ def cleanup_plan(plan: CleanupPlanned, refused: Sequence[RefusedFile]) -> Shown:
                     f"{'is in the store already as' if each.known else 'is taken into the store as'} {each.ref}; "
                     f"at most {size(each.most_bytes)} there",
                     f"frees {each.freed_bytes:,} bytes by itself" if each.files else "takes nothing from it",
+                    *((f"bound to base {each.base!r}",) if each.base else ()),
                     *((each.note,) if each.note else ()),
                 ),
             )

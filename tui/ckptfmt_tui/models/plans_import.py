@@ -66,11 +66,14 @@ def import_result(report: ImportReport) -> tuple[tuple[Said, ...], tuple[Row, ..
     rows: list[Row] = []
     needed = {each.needs_base.name for each in report.checkpoints if each.needs_base}
     lines += [Said(f"needs the files of base {name!r}: 'base keep' copies them in", "warn") for name in sorted(needed)]
+    lines += [Said(note, "warn") for note in report.notes]
     for each in report.checkpoints:
         told = [f"{each.ref}: {size(each.logical_bytes)} in {size(each.new_bytes)}, {count(each.files, 'file')}"]
         if each.base:
             told.append(f"base {each.base} ({each.binding})")
-        if each.found is not None:
+        if each.copy_of is not None:
+            told.append(f"an exact copy of base {each.copy_of!r}: every tensor is the same")
+        elif each.found is not None:
             told.append(f"stored against {each.found.name}, which nobody named: {each.found.why}")
         if each.forecast is not None:
             seen = each.forecast

@@ -137,7 +137,10 @@ class ReceiptsPage(Page):
             self.ui.tell_problem(job.problem)
         else:
             stayed = [f"{each.path}: {each.reason}" for each in job.result.refused]
-            told = "\n".join([f"{count(job.result.files, 'file')} back in place", *stayed[:4]])
+            names = (
+                [f"{count(len(job.result.refs), 'name')} of the cleanup still in the store"] if job.result.refs else []
+            )
+            told = "\n".join([f"{count(job.result.files, 'file')} back in place", *names, *stayed[:4]])
             self.app.notify(told, title=job.title, severity="warning" if stayed else "information", timeout=10)
         if self.is_attached:
             self.store_changed()
