@@ -29,6 +29,7 @@ from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.table import page_class
 from ckptfmt_tui.ui import Ui
 from ckptfmt_tui.widgets.dialogs import Confirmation, ProblemDialog
+from ckptfmt_tui.widgets.standing import stands
 
 _WATCH_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.5
@@ -283,7 +284,7 @@ class CkptfmtApp(App[int]):
 
     def _jobs_changed(self) -> None:
         for screen in self.screen_stack:
-            if isinstance(screen, Page) and screen.is_attached and screen.is_mounted:
+            if isinstance(screen, Page) and stands(screen) and screen.is_mounted:
                 screen.jobs_changed()
 
     def _watch(self) -> None:
@@ -300,7 +301,7 @@ class CkptfmtApp(App[int]):
             return
         pages = [page for page in self.screen_stack if isinstance(page, Page)]
         for page in {*self._pages.values(), *pages}:
-            if not (page.is_attached and page.is_mounted):
+            if not (stands(page) and page.is_mounted):
                 continue
             if page is pages[-1]:  # A window may lie over it.
                 page.read_again()

@@ -28,6 +28,7 @@ from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.screens.plan import STYLES, text_of
 from ckptfmt_tui.widgets.dialogs import Confirmation, Field, Form
 from ckptfmt_tui.widgets.path_picker import PathPicker
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 _KEEPS: Final = ("reference", "copy")
@@ -240,7 +241,7 @@ class BasesPage(Page):
         elif job.state == "done":
             first = told.verified_lines(job.result)[0]
             self.app.notify(clean(first.text), severity="information" if job.result.ok else "error", timeout=8)
-        if self.is_attached:
+        if stands(self):
             self.store_changed()
 
     def action_keep(self) -> None:
@@ -275,7 +276,7 @@ class BasesPage(Page):
             self.ui.tell_problem(job.problem)
         elif job.state == "done":
             self.app.notify(words(), title=job.title, timeout=6)
-        if self.is_attached:
+        if stands(self):
             self.store_changed()
 
     def action_drop(self) -> None:

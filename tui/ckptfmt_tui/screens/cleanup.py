@@ -29,6 +29,7 @@ from ckptfmt_tui.screens.receipts import ReceiptsPage
 from ckptfmt_tui.widgets.dialogs import Field, Form
 from ckptfmt_tui.widgets.job_bar import progress_words
 from ckptfmt_tui.widgets.path_picker import PathPicker
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 COLUMNS: Final = (
@@ -127,7 +128,7 @@ class CleanupPage(Page):
         self._draw()
 
     def _scanned(self, job: RunningJob) -> None:
-        if job is not self.job or not self.is_attached:
+        if job is not self.job or not stands(self):
             return
         if job.problem is not None and job.state == "failed":
             self._look_for_faults(self.directories, job.problem)
@@ -143,12 +144,12 @@ class CleanupPage(Page):
     def _look_for_faults(self, directories: tuple[str, ...], problem: Problem) -> None:
         """Find out which of them cannot be looked into, in a thread: a disk of the network may not answer at once."""
         worker, faults = get_current_worker(), {each: refused(each, "directory") for each in directories}
-        if not worker.is_cancelled and self.is_attached:
+        if not worker.is_cancelled and stands(self):
             found = {path: fault for path, fault in faults.items() if fault is not None}
             self.app.call_from_thread(self._found_faults, directories, found, problem)
 
     def _found_faults(self, directories: tuple[str, ...], faults: dict[str, str], problem: Problem) -> None:
-        if not self.is_attached or directories != self.directories:
+        if not stands(self) or directories != self.directories:
             return
         self.ui.tell_problem(problem)
         self._faults = {**self._faults, **faults}

@@ -26,6 +26,7 @@ from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.chooser import OPTION_COLUMNS, Chooser, Option, option_cell
 from ckptfmt_tui.widgets.heat_map import HeatMap
 from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.switches import Switch, Switches
 from ckptfmt_tui.widgets.table import Cell as TableCell
 from ckptfmt_tui.widgets.table import VirtualTable
@@ -193,7 +194,7 @@ class DiffPage(Page):
             self.show_report(job.result)
         elif job.problem is not None and job.state == "failed":
             self.ui.tell_problem(job.problem)
-        if self.is_attached:
+        if stands(self):
             self._notes()
 
     # What is shown

@@ -42,6 +42,7 @@ from ckptfmt_tui.screens.plan import row_cell, text_of
 from ckptfmt_tui.widgets.chooser import Chooser
 from ckptfmt_tui.widgets.job_bar import progress_words
 from ckptfmt_tui.widgets.path_picker import PathPicker
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 
@@ -161,7 +162,7 @@ class MergePage(Page):
         self.check = None
 
     def _checked(self) -> None:
-        if self.is_attached:
+        if stands(self):
             self._draw()
 
     def jobs_changed(self) -> None:
@@ -222,11 +223,11 @@ class MergePage(Page):
     def _look_at_target(self, path: str, *, begin: bool) -> None:
         """Look in a thread: a disk of the network may take its time to answer."""
         worker, target = get_current_worker(), Target(path, refused(path, "new"), free_bytes(path))
-        if not worker.is_cancelled and self.is_attached:
+        if not worker.is_cancelled and stands(self):
             self.app.call_from_thread(self._looked, target, begin=begin)
 
     def _looked(self, target: Target, *, begin: bool) -> None:
-        if not self.is_attached or target.path != self.out:
+        if not stands(self) or target.path != self.out:
             return
         self.target = target
         if begin and not self._runs:
@@ -331,7 +332,7 @@ class MergePage(Page):
 
     def _refused(self, chooser: Chooser[Mergeable], listing: Listing, answer: Answer[dict[str, str]]) -> None:
         self._refusals = answer.value or {}
-        if chooser.is_attached:
+        if stands(chooser):
             chooser.show_choices(mergeable(listing.rows, self._refusals))
 
     def action_into(self) -> None:
@@ -388,7 +389,7 @@ class MergePage(Page):
 
     def _over(self, job: RunningJob) -> None:
         self._target_asked = None
-        if self.is_attached and self.app.screen is self:
+        if stands(self) and self.app.screen is self:
             self._draw()
         elif job.state == "done":
             self.app.notify(merged(job.result)[0].text, title=job.title, timeout=10)

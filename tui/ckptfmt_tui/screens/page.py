@@ -17,6 +17,7 @@ from ckptfmt_tui.keys import EVERYWHERE, PAGES, bindings_of, writing_actions
 from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.widgets.command_line import CommandLine
 from ckptfmt_tui.widgets.job_bar import JobBar
+from ckptfmt_tui.widgets.standing import stands
 
 if TYPE_CHECKING:
     from ckptfmt_tui.ui import Ui
@@ -191,7 +192,7 @@ class Page(Screen[None]):
     def ask(self, question: Callable[[Store], Result], then: Callable[[Answer[Result]], None]) -> None:
         """Ask the store in a thread, and give the answer back in the application's own."""
         answer = self.ui.reader.ask(question)
-        if self.is_attached:
+        if stands(self):
             self.app.call_from_thread(self._given, then, answer)
 
     def value_of(self, answer: Answer[Result]) -> Result | None:
@@ -201,5 +202,5 @@ class Page(Screen[None]):
         return answer.value
 
     def _given(self, then: Callable[[Answer[Result]], None], answer: Answer[Result]) -> None:
-        if self.is_attached:
+        if stands(self):
             then(answer)

@@ -25,6 +25,7 @@ from ckptfmt_tui.models.plans import Row, Said, Shown, Tone, problem_lines
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.dialogs import Confirmation
 from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 STYLES: dict[Tone, str] = {
@@ -241,7 +242,7 @@ class PlanPage(Page):
 
     def _over(self, job: RunningJob) -> None:
         """Tell how it ended, also to somebody who looks at another page."""
-        if self.is_attached:
+        if stands(self):
             self.jobs_changed()
         if self.app.screen is not self and job.problem is not None and job.state == "failed":
             self.app.notify(job.problem.message, title=job.title, severity="error", timeout=10)

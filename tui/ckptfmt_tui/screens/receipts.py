@@ -23,6 +23,7 @@ from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.screens.cleanup_plan import PurgePage
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.dialogs import Confirmation
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 COLUMNS: Final = (
@@ -142,7 +143,7 @@ class ReceiptsPage(Page):
             )
             told = "\n".join([f"{count(job.result.files, 'file')} back in place", *names, *stayed[:4]])
             self.app.notify(told, title=job.title, severity="warning" if stayed else "information", timeout=10)
-        if self.is_attached:
+        if stands(self):
             self.store_changed()
 
     def action_purge(self) -> None:

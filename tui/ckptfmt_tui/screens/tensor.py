@@ -18,6 +18,7 @@ from ckptfmt_tui.models.looks import figures_text, histogram_text, whereabouts_t
 from ckptfmt_tui.screens import deeds
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.standing import stands
 
 _BESIDE_FROM = 120
 """Columns of the terminal from which on the two halves stand side by side."""
@@ -97,7 +98,7 @@ class TensorPage(Page):
             self.query_one("#figures", Static).update(Text(progress_words(self.job) or "reading it …", style="dim"))
 
     def _read(self, job: RunningJob) -> None:
-        if not self.is_attached:
+        if not stands(self):
             return
         if job.problem is not None:
             told = "\n".join(clean(line) for line in job.problem.lines())

@@ -27,6 +27,7 @@ from ckptfmt_tui.reading import Answer, Listing, list_refs
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.screens.plan import STYLES, text_of
 from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 _WELCOME: Final = "a decodes what is stored and compares digests; f looks at the structure alone, F at both."
@@ -247,7 +248,7 @@ class VerifyPage(Page):
         self.tell_command(self.ui.command_of(request))
 
     def _over(self, job: RunningJob) -> None:
-        if job is not self.job or not self.is_attached:
+        if job is not self.job or not stands(self):
             return
         if job.state == "done":
             if isinstance(job.request, jobs.Fsck):
