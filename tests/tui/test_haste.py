@@ -200,10 +200,13 @@ def test_an_answer_that_comes_as_the_application_is_left_is_not_drawn(
         assert isinstance(page, MergePage)
         page._choose("stages/stage-1")
         await until(pilot, lambda: page.target is not None)
-        monkeypatch.setattr(MergePage, "_draw", drawn.append)
-        app._running = False
-        page._looked(Target(page.out, None, 1), begin=False)
-        app._running = True
+        with monkeypatch.context() as patch:
+            patch.setattr(MergePage, "_draw", lambda page: drawn.append(page))
+            app._running = False
+            page._looked(Target(page.out, None, 1), begin=False)
+            assert not drawn
+            app._running = True
+            page._looked(Target(page.out, None, 1), begin=False)
+            assert drawn == [page]
 
     piloted(CkptfmtApp(str(made_store), page="merge"), act)
-    assert not drawn
