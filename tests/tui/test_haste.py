@@ -201,7 +201,7 @@ def test_an_answer_that_comes_as_the_application_is_left_is_not_drawn(
         page._choose("stages/stage-1")
         await until(pilot, lambda: page.target is not None)
         with monkeypatch.context() as patch:
-            patch.setattr(MergePage, "_draw", lambda page: drawn.append(page))
+            patch.setattr(MergePage, "_draw", lambda page: drawn.append(page))  # noqa: PLW0108 - it is a method
             app._running = False
             page._looked(Target(page.out, None, 1), begin=False)
             assert not drawn
