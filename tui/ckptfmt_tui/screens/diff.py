@@ -12,16 +12,16 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from ckptfmt.api import Store
-from ckptfmt.api.diff_words import number
 from ckptfmt.api.results_diff import Cell, DiffReport, DiffSide
-from ckptfmt.wording import clean, count, short, size
+from ckptfmt.wording import clean, size
 from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models import diffs
 from ckptfmt_tui.models.bars import bar
 from ckptfmt_tui.models.columns import Column, cut_left
-from ckptfmt_tui.models.heat import Grid, Scale, colour, shade
+from ckptfmt_tui.models.heat import Grid
 from ckptfmt_tui.reading import Answer
+from ckptfmt_tui.screens.diff_facts import empty_words, legend_text, side_words, summary_text
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.chooser import OPTION_COLUMNS, Chooser, Option, option_cell
 from ckptfmt_tui.widgets.heat_map import HeatMap
@@ -233,7 +233,7 @@ class DiffPage(Page):
             told.append(f"{letter.upper()} ", "bold reverse" if name else "dim")
             told.append(f" {clean(name)}" if name else f" not chosen: key {letter}", "bold" if name else "dim")
             if side is not None and side.name == name:
-                told.append(f"  {clean(_side_words(side))}", "dim")
+                told.append(f"  {clean(side_words(side))}", "dim")
             told.append("\n" if letter == "a" else "")
         self.query_one("#sides", Static).update(told)
         self._notes()
@@ -247,7 +247,7 @@ class DiffPage(Page):
             told = "below are {} and {}: c compares what is chosen now".format(*map(clean, self._shown_sides))
             notes.update(Text(told, "yellow"))
         elif report is not None and job is not None and job.state == "done":
-            notes.update(_summary(report))
+            notes.update(summary_text(report))
         else:
             notes.update(Text("stopped: c compares again", "yellow") if job and job.state == "stopped" else "")
 
@@ -288,7 +288,7 @@ class DiffPage(Page):
         table.sorted_by = "name" if order == "name" else f"-{order}" if order and order[0] != "-" else order[1:]
         current = table.current
         cursor = next((at for at, row in enumerate(shown) if row is current), 0)
-        table.show_rows(shown, cursor=cursor, empty=_empty(self._counts[view], self._kinds))
+        table.show_rows(shown, cursor=cursor, empty=empty_words(self._counts[view], self._kinds))
 
     def _switches(self) -> None:
         differing = {
@@ -414,7 +414,7 @@ class DiffPage(Page):
             line.append(f"{clean(diffs.cell_line(event.heat.source))}   ", "bold")
         scale = self.query_one(HeatMap).heat_scale
         if scale is not None:
-            line.append_text(_legend(scale, dark=self.app.current_theme.dark, coloured=not self.app.no_color))
+            line.append_text(legend_text(scale, dark=self.app.current_theme.dark, coloured=not self.app.no_color))
         self.query_one("#legend", Static).update(line)
 
     @on(HeatMap.Picked)
@@ -455,52 +455,3 @@ def _typed(text: str) -> Option | None:
     text = text.strip()
     hexadecimal = len(text) >= 8 and all(letter in "0123456789abcdef" for letter in text)
     return (text, "") if text.startswith(("/", "./", "../")) or "@" in text or hexadecimal else None
-
-
-def _side_words(side: DiffSide) -> str:
-    known = [
-        side.layout if side.kind != "base" else "base",
-        f"base {side.base} ({side.binding})" if side.base else "",
-        "" if side.stage is None else f"stage {side.stage}",
-        "" if side.step is None else f"step {side.step:,}",
-        size(side.logical_bytes),
-        short(side.manifest),
-    ]
-    return ", ".join(each for each in known if each)
-
-
-def _summary(report: DiffReport) -> Text:
-    found, text = report.summary, Text()
-    if found.identical:
-        text.append("no differences", "bold green")
-    elif found.relative_norm is not None:
-        text.append(f"change {number(found.relative_norm)}", "bold")
-    base = {True: f"the same base {report.a.base}", False: "different bases", None: ""}[found.same_base]
-    facts = [
-        found.lineage or "",
-        base,
-        f"{size(found.read_bytes)} read" if found.read_bytes else "",
-        f"{count(found.retyped, 'tensor')} of another type" if found.retyped else "",
-    ]
-    for fact in facts:
-        if fact:
-            text.append(f"{'   ' if text else ''}{clean(fact)}", "yellow" if fact == "different bases" else "dim")
-    for said in found.notes:
-        text.append(f"{chr(10) if text else ''}{clean(said)}", "yellow")
-    return text
-
-
-def _empty(found: dict[diffs.Kind, int], kinds: frozenset[diffs.Kind]) -> str:
-    if not any(found.values()):
-        return "there are none"
-    hidden = [f"{number:,} {kind} (key {diffs.MARKS[kind]})" for kind, number in found.items() if number]
-    return f"hidden: {', '.join(hidden)}" if not any(found[kind] for kind in kinds) else "nothing fits the filter"
-
-
-def _legend(scale: Scale, *, dark: bool, coloured: bool) -> Text:
-    text = Text(f"{number(scale.low)} ")
-    for at in range(8):
-        red, green, blue = colour(at / 7, dark=dark)
-        text.append("█" if coloured else shade(at / 7), f"rgb({red},{green},{blue})" if coloured else "")
-    text.append(f" {number(scale.high)}")
-    return text.append(" by factors" if scale.is_logarithmic else "")
