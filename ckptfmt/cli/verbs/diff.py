@@ -13,7 +13,7 @@ from ckptfmt.cli.output import Line, Styled, width_of
 from ckptfmt.cli.session import Session
 from ckptfmt.cli.text import facts
 from ckptfmt.cli.verb import REF, verb
-from ckptfmt.wording import count, short, size
+from ckptfmt.wording import short, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.results_diff import DiffReport, DiffSide
@@ -151,6 +151,6 @@ def _tensors(report: DiffReport) -> str:
     }
     said = ", ".join(f"{number:,} {word}" for word, number in parts.items() if number) or "none"
     if summary.retyped:
-        said += f"; {count(summary.retyped, 'of another type')}".replace("types", "type")
+        said += f"; {summary.retyped:,} of another type"
     change = diff_words.number(summary.relative_norm)
     return said + (f"; change {change}" if change and found.changed else "")
