@@ -42,8 +42,8 @@ def look_at_all(store: Store, damaged: Damaged | None = None) -> list[BaseLook]:
     """See `Store.look_at_bases`."""
     looks = []
     for base in all_bases(store, damaged):
-        places = tuple(_look(path, base.record) for path in places_of(store, base.digest))
-        looks.append(BaseLook(describe(store, base), places))
+        places = places_of(store, base.digest)
+        looks.append(BaseLook(describe(store, base, places), tuple(_look(path, base.record) for path in places)))
     return looks
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 
 from ckptfmt.api.results import BaseKept, BaseReport, BaseVerified, RefChanged
-from ckptfmt.api.shared import bases_needed, needs_itself
+from ckptfmt.api.shared import bases_needed, is_kept
 from ckptfmt.errors import Conflict, InvalidInput, NotFound
-from ckptfmt.format.manifest import Manifest, logical_bytes
+from ckptfmt.format.manifest import BaseLink, Manifest, logical_bytes
 from ckptfmt.format.refs import BASES
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, all_bases, find_base, places_of
+from ckptfmt.store.outside import Bases, outside_of_many
 from ckptfmt.store.refs import Damaged, draft
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import (
@@ -35,17 +37,17 @@ def add(store: Store, name: str, source: str, *, revision: str | None, keep: Kee
     return describe(store, add_base(store, name, find_source(source, revision), keep=keep, progress=progress))
 
 
-def describe(store: Store, base: Base) -> BaseReport:
-    """A base as front ends show it."""
+def describe(store: Store, base: Base, places: Sequence[str] | None = None) -> BaseReport:
+    """A base as front ends show it; `places` where its files were seen, if they were looked up already."""
     record = base.record
-    places = places_of(store, base.digest)
+    places = places_of(store, base.digest) if places is None else places
     return BaseReport(
         name=base.name,
         record=base.digest,
         root=record.root,
         files=len(record.files),
         tensors=sum(tensor.role == "model" for tensor in record.tensors),
-        kept=needs_itself(store, base.name, base.digest) is None,
+        kept=is_kept(store, base.digest),
         repo=record.repo,
         revision=record.revision,
         path=places[0] if places else None,
@@ -91,10 +93,10 @@ def keep(store: Store, name: str, progress: Progress) -> BaseKept:
     """Copy a referenced base in."""
     base = find_base(store, name)
     size = 0
-    if needs_itself(store, name, base.digest) is not None:
-        size = keep_base(store, base, progress=progress)
-    else:
+    if is_kept(store, base.digest):
         note_kept(store, base)
+    else:
+        size = keep_base(store, base, progress=progress)
     return BaseKept(name, kept=True, bytes=size)
 
 
@@ -107,10 +109,11 @@ def drop(store: Store, name: str) -> RefChanged:
     base = find_base(store, name)
     others = [other for other in all_bases(store) if other.digest == base.digest and other.name != name]
     if not others:
+        outside = outside_of_many(store)
         bound = [
             generation.name
             for generation in store.refs.manifests()
-            if _needs(store, store.manifest(generation.target or ""), base.digest)
+            if _needs(store, store.manifest(generation.target or ""), base.digest, outside)
         ]
         if bound:
             raise Conflict(
@@ -123,7 +126,7 @@ def drop(store: Store, name: str) -> RefChanged:
     return RefChanged(BASES + name, generation.number, None)
 
 
-def _needs(store: Store, manifest: Manifest, record: str) -> bool:
+def _needs(store: Store, manifest: Manifest, record: str, outside: Callable[[BaseLink | None], Bases]) -> bool:
     """Whether a checkpoint is bound to a base, or is stored against what lies in no shard but there."""
     bound = manifest.base is not None and manifest.base.record == record
-    return bound or record in bases_needed(store, manifest)
+    return bound or record in bases_needed(store, manifest, outside(manifest.base))

@@ -22,7 +22,7 @@ from ckptfmt.api.results_reclaim import (
     UndoReport,
 )
 from ckptfmt.api.scanning import look
-from ckptfmt.api.shared import standing_refs
+from ckptfmt.api.shared import pass_over, standing_refs
 from ckptfmt.api.store import Store
 from ckptfmt.errors import InvalidInput, NotFound
 from ckptfmt.format.receipt import HOLDING, Receipt
@@ -208,7 +208,7 @@ def undo_cleanup(store: Store, receipt: str) -> UndoReport:
     ]
     named = tuple(
         item.name
-        for item in standing_refs(store.engine, lambda name, error: None)
+        for item in standing_refs(store.engine, pass_over)
         if item.message == message_of(found) and item.verb == "import"
     )
     return UndoReport(found, released.returned, (*gone, *_refused(released.refused)), named)
@@ -276,25 +276,6 @@ def execute_purge(
     progress.end()
     shown = planned.report
     return PurgeReport(None, freed_bytes, shown.receipts, shown.waiting, _refused(refused))
-
-
-def purge_held(
-    store: Store,
-    receipt: str | None = None,
-    *,
-    apply: bool = False,
-    prover: Prover = prove_fresh,
-) -> PurgeReport:
-    """Delete what is held and whose hold is over; of one receipt, whether it is over or not.
-
-    Args:
-        store: where the receipts are.
-        receipt: the id of one, or its beginning; None for all.
-        apply: do it; else only say what would be done.
-        prover: rebuilds and compares.
-    """
-    planned = plan_purge(store, receipt)
-    return execute_purge(store, planned, prover=prover) if apply else planned.report
 
 
 def _is_over(receipts: Receipts, part: Receipt, now_ns: int) -> bool:

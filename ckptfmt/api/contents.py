@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import msgspec
 
 from ckptfmt.api.results import NeedsBase, Stored
-from ckptfmt.api.shared import needs_base, standing_refs, sum_encodings, usage_of
-from ckptfmt.errors import CkptfmtError, FormatError
+from ckptfmt.api.shared import needs_base, no_collector, pass_over, standing_refs, sum_encodings, usage_of
+from ckptfmt.errors import FormatError
 from ckptfmt.format.check import check_document
 from ckptfmt.format.dtypes import BITS
 from ckptfmt.format.manifest import Manifest, Tensor, objects_of
@@ -51,18 +48,6 @@ class Kept(msgspec.Struct, frozen=True):
     needs_base: NeedsBase | None
 
 
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """A document is no circle: looking for one while it is read takes longer than reading it."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def contents(store: Store, name: str) -> Contents:
     """What a checkpoint holds, as quickly as it can be read.
 
@@ -71,7 +56,7 @@ def contents(store: Store, name: str) -> Contents:
         IntegrityError, FormatError: its manifest is damaged, or not one.
     """
     digest, generation = store.resolve(name)
-    with _no_collector():
+    with no_collector():
         manifest = store.manifest_uncached(digest)
     counts = [len(file.extents) for file in manifest.files]
     files = len(counts)
@@ -106,8 +91,8 @@ def kept(store: Store, held: Contents) -> Kept:
         (found[digest][0], length, found[digest][1]) if digest in found else ("base", length, 0)
         for digest, length in objects.items()
     ]
-    standing = standing_refs(store, _pass_over)
-    usage = usage_of(store, standing, _pass_over).get(held.id)
+    standing = standing_refs(store, pass_over)
+    usage = usage_of(store, standing, pass_over).get(held.id)
     named = [item for item in standing if item.target == held.id]
     return Kept(
         tensors=tuple(
@@ -125,7 +110,3 @@ def kept(store: Store, held: Contents) -> Kept:
 def tensor_bytes(tensor: Tensor) -> int:
     """Bytes that a tensor's elements take, dense; rounded up where its bits fill no whole byte."""
     return -(-BITS.get(tensor.dtype, 0) * math.prod(tensor.shape) // 8)
-
-
-def _pass_over(name: str, error: CkptfmtError) -> None:
-    """A damaged neighbour is told of elsewhere."""

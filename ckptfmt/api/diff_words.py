@@ -18,7 +18,7 @@ _FACTOR: Final = ".lora_"
 
 
 def number(found: float | None) -> str:
-    """`0.012`, `1.2e-5`; `inf` where the change is one from zero has its own word, see `change_words`."""
+    """`0.012`, `1.2e-5`; empty where there is none. A change from zero has words of its own, see `change_words`."""
     if found is None:
         return ""
     text = f"{found:.2g}"

@@ -8,17 +8,14 @@ every element is counted once and in the bin that it belongs to.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ckptfmt.api.results_tensor import Figures
+from ckptfmt.diff.elements import Array, big_integers_of, floats_of
 from ckptfmt.digest import Buffer
 from ckptfmt.format.dtypes import BITS
-
-Array = npt.NDArray[Any]
 
 BINS: Final = 48
 _FINE: Final = 2048
@@ -26,23 +23,8 @@ _SMALLEST: Final = 5e-324
 _BLOCK: Final = 1 << 19
 """Elements that are widened at a time."""
 
-_NATIVE: Final[dict[str, str]] = {
-    "BOOL": "?",
-    "U8": "<u1",
-    "I8": "<i1",
-    "U16": "<u2",
-    "I16": "<i2",
-    "U32": "<u4",
-    "I32": "<i4",
-    "U64": "<u8",
-    "I64": "<i8",
-    "F16": "<f2",
-    "F32": "<f4",
-    "F64": "<f8",
-    "C64": "<f4",
-    "C128": "<f8",
-}
-"""Numpy's type of an element; a complex one counts as two real numbers."""
+_F4: Final = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+"""The positive half of the packed FP4 of the OCP microscaling specification."""
 
 
 def why_not(dtype: str, *, dense: bool = True) -> str | None:
@@ -81,7 +63,9 @@ class Gathering:
     def take(self, elements: Array) -> None:
         """Take whole elements, as bytes."""
         if self._wide is not None:
-            numbers = elements.view(_NATIVE[self._dtype])
+            data = elements.data
+            whole = big_integers_of(data, self._dtype)
+            numbers = floats_of(data, self._dtype) if whole is None else whole
             for begin in range(0, len(numbers), _BLOCK):
                 self._wide.add(numbers[begin : begin + _BLOCK])
             return
@@ -249,69 +233,9 @@ def _finite(number: float) -> float | None:
 
 def values_of(dtype: str) -> Array:
     """The number that each bit pattern of a dtype of up to 16 bits stands for, as float64."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        values: Array = _VALUES.get(dtype, _native)(dtype)
+    if dtype == "F4":
+        return np.concatenate([_F4, -_F4])
+    patterns = np.arange(1 << BITS[dtype], dtype=f"<u{BITS[dtype] // 8}")
+    with np.errstate(invalid="ignore"):  # Some patterns are signaling NaNs.
+        values: Array = floats_of(patterns.tobytes(), dtype).astype(np.float64)
         return values
-
-
-def _native(dtype: str) -> Array:
-    values: Array
-    if dtype == "BOOL":
-        values = (np.arange(256) != 0).astype(np.float64)
-        return values
-    width = BITS[dtype] // 8
-    values = np.arange(1 << (8 * width), dtype=f"<u{width}").view(_NATIVE[dtype]).astype(np.float64)
-    return values
-
-
-def _bf16(_dtype: str) -> Array:
-    values: Array = (np.arange(1 << 16, dtype="<u4") << 16).view("<f4").astype(np.float64)
-    return values
-
-
-def _small_float(exponent: int, mantissa: int, bias: int) -> Array:
-    """All finite readings of a float with a sign bit, subnormals among them."""
-    bits = np.arange(1 << (1 + exponent + mantissa))
-    sign = np.where(bits >> (exponent + mantissa), -1.0, 1.0)
-    power = (bits >> mantissa) & ((1 << exponent) - 1)
-    fraction = (bits & ((1 << mantissa) - 1)) / (1 << mantissa)
-    normal = np.ldexp(1 + fraction, power - bias)
-    result: Array = sign * np.where(power, normal, np.ldexp(fraction, 1 - bias))
-    return result
-
-
-def _e4m3(_dtype: str) -> Array:
-    values = _small_float(4, 3, 7)
-    values[[0x7F, 0xFF]] = np.nan
-    return values
-
-
-def _e5m2(_dtype: str) -> Array:
-    values: Array = (np.arange(256, dtype="<u2") << 8).view("<f2").astype(np.float64)
-    return values
-
-
-def _fnuz(exponent: int, mantissa: int, bias: int) -> Callable[[str], Array]:
-    def values(_dtype: str) -> Array:
-        found = _small_float(exponent, mantissa, bias)
-        found[0x80] = np.nan
-        return found
-
-    return values
-
-
-def _e8m0(_dtype: str) -> Array:
-    values: Array = np.ldexp(1.0, np.arange(256) - 127)
-    values[255] = np.nan
-    return values
-
-
-_VALUES: Final[dict[str, Callable[[str], Array]]] = {
-    "BF16": _bf16,
-    "F8_E4M3": _e4m3,
-    "F8_E5M2": _e5m2,
-    "F8_E4M3FNUZ": _fnuz(4, 3, 8),
-    "F8_E5M2FNUZ": _fnuz(5, 2, 16),
-    "F8_E8M0": _e8m0,
-    "F4": lambda _dtype: _small_float(2, 1, 1),
-}

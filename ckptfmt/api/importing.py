@@ -21,7 +21,7 @@ from ckptfmt.api.results import (
     OpaqueFile,
     PlannedCheckpoint,
 )
-from ckptfmt.api.shared import copy_of, encodings_of, needs_base, needs_itself
+from ckptfmt.api.shared import copy_of, encodings_of, is_kept, needs_base
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import How, Manifest, logical_bytes, objects_of
@@ -95,7 +95,7 @@ def make_options(store: Store, said: ImportOptions, progress: Progress) -> Optio
 
 def _check_base(store: Store, base: Base, progress: Progress) -> None:
     """A base that is only referenced is looked at before anything relies on it."""
-    if needs_itself(store, base.name, base.digest) is None:
+    if is_kept(store, base.digest):
         return
     mismatched = check_base(store, base, base_place(store, base), full=False, progress=progress).mismatched
     if mismatched:
@@ -219,7 +219,7 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         notes=manifest.notes,
         logical_bytes=logical_bytes(manifest),
         new_bytes=imported.new_bytes,
-        encodings=encodings_of(store, objects_of(manifest)),
+        encodings=encodings_of(objects_of(manifest), store.catalog().find_many),
         forecast=foresee(store, manifest) if imported.new else None,
         found=Found(imported.likely.name, imported.likely.why) if imported.likely is not None else None,
         copy_of=copy_of(store, manifest),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ckptfmt.api.results import (
     LineageStep,
@@ -20,8 +20,9 @@ from ckptfmt.api.shared import (
     copy_of,
     encodings_of,
     fits,
+    is_kept,
     needs_base,
-    needs_itself,
+    no_collector,
     standing_refs,
     sum_encodings,
     usage_of,
@@ -31,7 +32,8 @@ from ckptfmt.format.manifest import Manifest, logical_bytes, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import all_bases, places_of
 from ckptfmt.store.catalog import Location
-from ckptfmt.store.graph import smallest
+from ckptfmt.store.graph import remembering, smallest
+from ckptfmt.store.outside import all_outside
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
 from ckptfmt.store.usage import Used
@@ -49,13 +51,20 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
     for item in standing:
         named[item.target] = named.get(item.target, 0) + 1
     refs_of = {item.target: item.name for item in standing}
-    needs: dict[str, NeedsBase | None] = {}
+    needs = _Needs(store, damaged)
     rows = []
     for item in standing:
         if item.target not in usage or item.name.startswith(BASES) or not fits(item.name, pattern):
             continue
         used = usage[item.target]
         summary = used.summary
+        try:
+            needed = needs.of(item.target, used)
+        except CkptfmtError as error:
+            if damaged is None:
+                raise
+            damaged(item.name, error)
+            continue
         rows.append(
             RefRow(
                 ref=item.name,
@@ -67,7 +76,7 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
                 parent=refs_of.get(summary.parent, summary.parent) if summary.parent else None,
                 base=summary.base,
                 binding=summary.binding,
-                needs_base=_needs(store, item.target, used, needs, damaged),
+                needs_base=needed,
                 created=item.time,
                 logical_bytes=summary.logical_bytes,
                 stored_bytes=used.stored_bytes,
@@ -92,46 +101,60 @@ def _once(damaged: Damaged | None) -> Damaged | None:
     return tell if damaged is not None else None
 
 
-def _needs(
-    store: Store, target: str, used: Used, known: dict[str, NeedsBase | None], damaged: Damaged | None
-) -> NeedsBase | None:
-    summary = used.summary
-    if not used.missing:
-        return None
-    if summary.base is None or summary.record is None:
-        return needs_base(store, store.manifest(target))
-    if summary.record not in known:
+class _Needs:
+    """Tells which base each of many checkpoints cannot be restored without; each base is looked up once for all."""
+
+    def __init__(self, store: Store, damaged: Damaged | None) -> None:
+        self._store = store
+        self._damaged = damaged
+        self._bases = all_outside(store)
+        self._bound: dict[str, NeedsBase | None] = {}
+
+    def of(self, target: str, used: Used) -> NeedsBase | None:
+        """The base that manifest `target` needs; None for none."""
+        summary = used.summary
+        if not used.missing:
+            return None
+        if summary.base is None or summary.record is None:
+            return needs_base(self._store, self._store.manifest(target), self._bases)
+        if summary.record not in self._bound:
+            self._bound[summary.record] = self._itself(summary.base, summary.record)
+        return self._bound[summary.record]
+
+    def _itself(self, name: str, record: str) -> NeedsBase | None:
         try:
-            known[summary.record] = needs_itself(store, summary.base, summary.record)
+            if is_kept(self._store, record):
+                return None
         except CkptfmtError as error:
-            if damaged is None:
+            if self._damaged is None:
                 raise
             # Objects are missing, whatever its record said.
-            damaged(BASES + summary.base, error)
-            places = places_of(store, summary.record)
-            known[summary.record] = NeedsBase(summary.base, summary.record, places[0] if places else None)
-    return known[summary.record]
+            self._damaged(BASES + name, error)
+        places = places_of(self._store, record)
+        return NeedsBase(name, record, places[0] if places else None)
 
 
 def show(store: Store, name: str) -> Shown:
     """One checkpoint in full."""
     digest, generation = store.resolve(name)
-    manifest = store.manifest(digest)
-    objects = objects_of(manifest)
-    taken = smallest(store.catalog().find_many, objects)
-    return Shown(
-        ref=generation.name if generation else None,
-        generation=generation.number if generation else None,
-        id=digest,
-        manifest=manifest,
-        needs_base=needs_base(store, manifest),
-        logical_bytes=logical_bytes(manifest),
-        stored_bytes=sum(copy.stored.stored_bytes() for copy in taken.values()),
-        encodings=encodings_of(store, objects),
-        against=_against(objects, taken),
-        tensor_encodings=_tensor_encodings(store, manifest),
-        copy_of=copy_of(store, manifest),
-    )
+    with no_collector():
+        manifest = store.manifest(digest)
+        objects = objects_of(manifest)
+        copies_of = remembering(store.catalog().find_many)
+        taken = smallest(copies_of, objects)
+        return Shown(
+            ref=generation.name if generation else None,
+            generation=generation.number if generation else None,
+            id=digest,
+            manifest=manifest,
+            needs_base=needs_base(store, manifest, copies_of=copies_of),
+            logical_bytes=logical_bytes(manifest),
+            stored_bytes=sum(copy.stored.stored_bytes() for copy in taken.values()),
+            encodings=encodings_of(objects, copies_of),
+            against=_against(objects, taken),
+            tensor_encodings=tuple(_tensor_encodings(manifest, taken)),
+            copy_of=copy_of(store, manifest),
+        )
 
 
 def _against(objects: Mapping[str, int], taken: Mapping[str, Location]) -> Stored | None:
@@ -142,22 +165,16 @@ def _against(objects: Mapping[str, int], taken: Mapping[str, Location]) -> Store
     return Stored(len(others), sum(each.length for each in others), sum(each.stored_bytes() for each in others))
 
 
-def _tensor_encodings(store: Store, manifest: Manifest) -> tuple[TensorStored, ...]:
-    extents = [manifest.files[tensor.file].extents[tensor.extent] for tensor in manifest.tensors]
-    copies = store.catalog().find_many({extent.digest for extent in extents})
-    rows = []
-    for tensor, extent in zip(manifest.tensors, extents, strict=True):
-        found = copies.get(extent.digest)
-        stored = found[0].stored if found else None
-        rows.append(
-            TensorStored(
-                tensor.name,
-                stored.encoding if stored else None,
-                extent.length,
-                stored.stored_bytes() if stored else 0,
-            )
+def _tensor_encodings(manifest: Manifest, taken: Mapping[str, Location]) -> Iterator[TensorStored]:
+    for tensor in manifest.tensors:
+        extent = manifest.files[tensor.file].extents[tensor.extent]
+        stored = taken[extent.digest].stored if extent.digest in taken else None
+        yield TensorStored(
+            tensor.name,
+            stored.encoding if stored else None,
+            extent.length,
+            stored.stored_bytes() if stored else 0,
         )
-    return tuple(rows)
 
 
 def log(store: Store, name: str) -> Log:
@@ -197,6 +214,7 @@ def _generations(store: Store, ref: str) -> tuple[Generation, ...]:
 
 def stats(store: Store, damaged: Damaged | None = None) -> Stats:
     """The store as a whole; `damaged` is told of what cannot be read and is left out, as in `Refs.standing`."""
+    damaged = _once(damaged)
     standing = standing_refs(store, damaged)
     usage = usage_of(store, standing, damaged)
     objects: dict[str, int] = {}
@@ -227,7 +245,7 @@ def stats(store: Store, damaged: Damaged | None = None) -> Stats:
         shard_bytes=sum(store.catalog().shards().values()),
         by_encoding=by_encoding,
         by_run=_by_run(checkpoints, usage),
-        plans=_storage_plans(store, checkpoints),
+        plans=_storage_plans(store, checkpoints, damaged),
     )
 
 
@@ -247,11 +265,11 @@ def _by_run(checkpoints: list[Generation], usage: dict[str, Used]) -> dict[str, 
     return dict(sorted(runs.items()))
 
 
-def _storage_plans(store: Store, checkpoints: list[Generation]) -> tuple[StoragePlan, ...]:
+def _storage_plans(store: Store, checkpoints: list[Generation], damaged: Damaged | None) -> tuple[StoragePlan, ...]:
     """What keeping the stages would take outside a store: adapters only, with the final merged, all merged.
 
     Counted over the checkpoints that have an adapter and a base: each base once, each adapter once, a merged model
-    as large as its base.
+    as large as its base. Those whose base cannot be read are left out.
     """
     adapters: dict[str, int] = {}
     merged: dict[str, int] = {}
@@ -262,7 +280,13 @@ def _storage_plans(store: Store, checkpoints: list[Generation]) -> tuple[Storage
         if not manifest.adapters or manifest.base is None:
             continue
         record = manifest.base.record
-        bases[record] = logical_bytes(store.record(record))
+        try:
+            bases[record] = logical_bytes(store.record(record))
+        except CkptfmtError as error:
+            if damaged is None:
+                raise
+            damaged(BASES + manifest.base.name, error)
+            continue
         merged[item.target or ""] = bases[record]
         adapters[item.target or ""] = sum(
             manifest.files[file].size

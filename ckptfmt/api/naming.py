@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from ckptfmt.api.results import Bound, RefChanged
-from ckptfmt.api.shared import standing_refs
+from ckptfmt.api.shared import pass_over, standing_refs
 from ckptfmt.errors import Conflict, FormatError, IncompleteStore, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
@@ -137,7 +137,7 @@ def dropped(store: Store) -> list[Generation]:
 
     Names that were given away by a rename are left out, and what cannot be read.
     """
-    standing = {item.name for item in standing_refs(store, lambda name, error: None)}
+    standing = {item.name for item in standing_refs(store, pass_over)}
     found: list[tuple[str, Generation]] = []
     for name, _ in store.refs.names():
         if name in standing or name.startswith(BASES):

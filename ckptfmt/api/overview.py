@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from typing import Final
-
 import msgspec
 
 from ckptfmt.api.results import Stored
-from ckptfmt.api.shared import standing_refs, usage_of
-from ckptfmt.errors import CkptfmtError
+from ckptfmt.api.shared import pass_over, standing_refs, usage_of
 from ckptfmt.format.refs import BASES
 from ckptfmt.store.store import Store
-
-_BEGIN: Final = '{"encoding":"'
-_SUMS: Final = """
-SELECT encoding, count(*), sum(length), sum(stored_bytes) FROM (
-    SELECT objects.length AS length, min(objects.stored_bytes) AS stored_bytes,
-        substr(objects.stored, :begin, instr(substr(objects.stored, :begin), '"') - 1) AS encoding
-    FROM uses JOIN objects ON objects.digest = uses.object GROUP BY uses.object
-) GROUP BY encoding
-"""
+from ckptfmt.store.usage import used_by_encoding
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -49,15 +37,11 @@ def overview(store: Store) -> Overview:
     Raises:
         CkptfmtError: the store cannot be read.
     """
-    standing = standing_refs(store, _pass_over)
-    usage = usage_of(store, standing, _pass_over)
+    standing = standing_refs(store, pass_over)
+    usage = usage_of(store, standing, pass_over)
     readable = [item for item in standing if item.target in usage]
     checkpoints = [item for item in readable if not item.name.startswith(BASES)]
-
-    def work(connection: sqlite3.Connection) -> list[tuple[str, int, int, int]]:
-        return connection.execute(_SUMS, {"begin": len(_BEGIN) + 1}).fetchall()
-
-    by_encoding = {name: Stored(count, length, stored) for name, count, length, stored in store.catalog().look(work)}
+    by_encoding = {name: Stored(*sums) for name, sums in used_by_encoding(store.catalog()).items()}
     return Overview(
         checkpoints=len(checkpoints),
         bases=len(readable) - len(checkpoints),
@@ -66,7 +50,3 @@ def overview(store: Store) -> Overview:
         stored_bytes=sum(each.stored_bytes for each in by_encoding.values()),
         by_encoding=by_encoding,
     )
-
-
-def _pass_over(name: str, error: CkptfmtError) -> None:
-    """Whoever lists the refs is told of it."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from ckptfmt.api.shared import needs_itself, standing_refs
+from ckptfmt.api.shared import is_kept, pass_over, standing_refs
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.manifest import Binding, How, logical_bytes
 from ckptfmt.format.refs import BASES
@@ -64,7 +64,7 @@ def refusals(store: Store) -> dict[str, str]:
     """See `Store.refusals`."""
     load = lru_cache(_MOST_HELD)(store.manifest_uncached)
     found = {}
-    for generation in standing_refs(store, lambda name, error: None):
+    for generation in standing_refs(store, pass_over):
         if generation.target is None or generation.name.startswith(BASES):
             continue
         try:
@@ -79,7 +79,7 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
     digest, _ = store.resolve(name)
     found = resolve_recipe(digest, store.manifest, name=name, how=how)
     refs_of: dict[str, list[str]] = {}
-    for generation in standing_refs(store, lambda name, error: None):
+    for generation in standing_refs(store, pass_over):
         refs_of.setdefault(generation.target or "", []).append(generation.name)
     steps = []
     for item in found.ingredients:
@@ -99,7 +99,7 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
             )
         )
     link = found.base
-    names = [base.name for base in all_bases(store, lambda name, error: None) if base.digest == link.record]
+    names = [base.name for base in all_bases(store, pass_over) if base.digest == link.record]
     places = places_of(store, link.record)
     return RecipeReport(
         ref=name,
@@ -109,7 +109,7 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
         base_bytes=logical_bytes(store.record(link.record)),
         binding=link.binding,
         evidence=link.evidence,
-        kept=needs_itself(store, link.name, link.record) is None,
+        kept=is_kept(store, link.record),
         path=places[0] if places else None,
         stages=found.stages,
         steps=tuple(steps),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Final
 
 import msgspec
 
@@ -13,9 +12,6 @@ from ckptfmt.store.gc_plan import GcPlan, Leaving, plan_gc
 from ckptfmt.store.gc_run import execute_gc
 from ckptfmt.store.receipts import held_manifests
 from ckptfmt.store.store import Store
-
-GRACE_HOURS: Final = 24.0
-KEEP_HISTORY_DAYS: Final = 30.0
 
 
 class GcItem(msgspec.Struct, frozen=True):

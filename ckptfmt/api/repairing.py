@@ -16,6 +16,7 @@ from ckptfmt.fsck.opening import is_store_without_document, repair_document_of
 from ckptfmt.fsck.problem import REPAIR, Level, Problem, Repair
 from ckptfmt.progress import Progress
 from ckptfmt.storage.local import LocalStorage
+from ckptfmt.store.publish import settle_seen
 from ckptfmt.store.refs import Refs
 from ckptfmt.store.store import DOCUMENT, Store, open_store
 
@@ -68,6 +69,9 @@ def fsck(store: Store, *, full: bool, repair: bool, places: Sequence[str] = (), 
         InvalidInput: a place that is no directory, or this store itself.
     """
     directories, others = _sources(store, places)
+    if repair:  # Copies go where others are seen, and what is seen is said to stand.
+        settle_seen(store.storage, set())
+        store.storage.settle([DOCUMENT])
     found = look(store, full=full, progress=progress)
     repaired: list[Repair] = []
     steps: list[Callable[[], list[Repair]]] = [

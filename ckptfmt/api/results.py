@@ -110,7 +110,10 @@ class FailedPart(msgspec.Struct, frozen=True):
 
 
 class PlannedCheckpoint(msgspec.Struct, frozen=True):
-    """A checkpoint that an import would take: `path` absolute, `parent` the ref it would be linked to."""
+    """A checkpoint that an import would take: `path` absolute, `parent` the ref it would be linked to.
+
+    `files` are those that it is made of, relative to `path`; None: all that is there.
+    """
 
     path: str
     files: tuple[str, ...] | None
@@ -223,7 +226,7 @@ class RestoreReport(msgspec.Struct, frozen=True):
 
 
 class Damage(msgspec.Struct, frozen=True):
-    """A damaged or missing object, and every checkpoint and base that it harms."""
+    """A damaged or missing object, or a ref or document that cannot be read; and every ref that it harms."""
 
     object: str
     problem: str
@@ -357,7 +360,7 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class RunStats(msgspec.Struct, frozen=True):
-    """The checkpoints of one run: the refs below one first part of their names."""
+    """The checkpoints of one run: the refs that share all but the last part of their names."""
 
     checkpoints: int
     logical_bytes: int

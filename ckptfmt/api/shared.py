@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from ckptfmt.api.results import NeedsBase, Stored
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation
-from ckptfmt.store.bases import all_bases, missing_from, needed_objects, places_of
-from ckptfmt.store.graph import resolve
-from ckptfmt.store.outside import all_outside
+from ckptfmt.store.bases import BaseFiles, all_bases, missing_from, needed_objects, outside_files, places_of
+from ckptfmt.store.graph import Copies, resolve
+from ckptfmt.store.outside import Bases, all_outside
 from ckptfmt.store.ref_cache import CatalogRefCache
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
@@ -23,6 +25,10 @@ from ckptfmt.store.usage import Used, follow
 def standing_refs(store: Store, damaged: Damaged | None = None) -> list[Generation]:
     """The newest generation of every ref that stands, bases too, from the cache where nothing changed."""
     return store.refs.standing_cached(CatalogRefCache(store.facts(), store.path), damaged)
+
+
+def pass_over(name: str, error: CkptfmtError) -> None:
+    """Say nothing of a ref or base that cannot be read: where something else is looked at, or refs are listed too."""
 
 
 def usage_of(store: Store, standing: list[Generation], damaged: Damaged | None = None) -> dict[str, Used]:
@@ -49,53 +55,58 @@ def fits(name: str, pattern: str | None) -> bool:
     return fnmatchcase(name, pattern) or name.startswith(pattern.rstrip("/") + "/") or name == pattern
 
 
-def needs_itself(store: Store, name: str, record: str) -> NeedsBase | None:
-    """A base, where its own files cannot be restored from the store alone; else None."""
-    return _needed(store, name, record) if missing_from(store, needed_objects(store.record(record))) else None
+def is_kept(store: Store, record: str) -> bool:
+    """Whether the own files of a base, by the digest of its record, can be restored from the store alone."""
+    return not missing_from(store, needed_objects(store.record(record)))
 
 
-def needs_base(store: Store, manifest: Manifest) -> NeedsBase | None:
+def needs_base(
+    store: Store, manifest: Manifest, bases: Bases | None = None, copies_of: Copies | None = None
+) -> NeedsBase | None:
     """The base that a checkpoint cannot be restored without: it shares tensors with it, or is stored against them.
 
     Where these are several, the one that it is bound to; None where the store holds all it needs.
+    For `bases` and `copies_of` see `bases_needed`.
     """
-    needed = bases_needed(store, manifest)
+    needed = bases_needed(store, manifest, bases, copies_of)
     link = manifest.base
-    if link is not None and link.record in needed:
-        return _needed(store, link.name, link.record)
-    for record, name in needed.items():
-        return _needed(store, name, record)
-    return None
+    base = needed.get(link.record) if link is not None else None
+    base = base or next(iter(needed.values()), None)
+    return NeedsBase(base.base, base.digest, base.last_seen) if base is not None else None
 
 
 def copy_of(store: Store, manifest: Manifest) -> str | None:
     """The base of which a checkpoint holds every tensor, and no other; the one it is bound to where several are."""
     if manifest.root is None or manifest.adapters:
         return None
-    same = [base.name for base in all_bases(store, lambda name, error: None) if base.record.root == manifest.root]
+    same = [base.name for base in all_bases(store, pass_over) if base.record.root == manifest.root]
     bound = manifest.base.name if manifest.base is not None else None
     return bound if bound in same else next(iter(same), None)
 
 
-def bases_needed(store: Store, manifest: Manifest) -> dict[str, str]:
-    """The bases that a checkpoint cannot be restored without: digest of the record, and name."""
+def bases_needed(
+    store: Store, manifest: Manifest, bases: Bases | None = None, copies_of: Copies | None = None
+) -> dict[str, BaseFiles]:
+    """The bases that a checkpoint cannot be restored without, by the digests of their records.
+
+    Args:
+        store: where.
+        manifest: the checkpoint.
+        bases: where to look for what no shard holds: made once by `all_outside` for many that are bound to no base.
+        copies_of: what shards hold, where some of it was looked up already.
+    """
     link = manifest.base
-    bases = all_outside(store, link)
-    found = resolve(store.catalog().find_many, objects_of(manifest), bases.has)
-    needed = {base.digest: base.base for base in map(bases.holder, sorted(found.outside)) if base is not None}
+    bases = all_outside(store, link) if bases is None else bases
+    found = resolve(copies_of or store.catalog().find_many, objects_of(manifest), bases.has)
+    needed = {base.digest: base for base in map(bases.holder, sorted(found.outside)) if base is not None}
     if found.missing and not needed and link is not None:
-        needed[link.record] = link.name
+        needed[link.record] = outside_files(store, link)
     return needed
 
 
-def _needed(store: Store, name: str, record: str) -> NeedsBase:
-    places = places_of(store, record)
-    return NeedsBase(name, record, places[0] if places else None)
-
-
-def encodings_of(store: Store, objects: Mapping[str, int]) -> dict[str, Stored]:
+def encodings_of(objects: Mapping[str, int], copies_of: Copies) -> dict[str, Stored]:
     """How the objects are stored, by encoding; those that lie in a referenced base count as `base`."""
-    copies = store.catalog().find_many(objects)
+    copies = copies_of(objects)
     rows = []
     for digest, length in objects.items():
         found = copies.get(digest)
@@ -112,6 +123,18 @@ def sum_encodings(rows: Iterable[tuple[str, int, int]]) -> dict[str, Stored]:
         objects, old_logical, old_stored = sums.get(encoding, (0, 0, 0))
         sums[encoding] = (objects + 1, old_logical + logical, old_stored + stored)
     return {encoding: Stored(*sums[encoding]) for encoding in sorted(sums)}
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Documents and copies are no circles: looking for one among 100,000 takes longer than reading them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def refuse_inside(store: Store, target: str) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from itertools import takewhile
-from typing import Final
 
 import msgspec
 
-from ckptfmt.api.shared import standing_refs
+from ckptfmt.api.shared import pass_over, standing_refs
 from ckptfmt.digest import is_digest
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.manifest import objects_of
 from ckptfmt.format.refs import BASES, Generation
 from ckptfmt.store.graph import closure
 from ckptfmt.store.store import Store, manifest_key, record_key
-
-_MAX_DOCUMENT_BYTES: Final = 1 << 30
-DEFAULT_SECONDS: Final = 0.5
 
 
 class Sharer(msgspec.Struct, frozen=True):
@@ -64,7 +60,7 @@ class _Document(msgspec.Struct):
     files: list[_File] = []
 
 
-def sharing(store: Store, ref: str, *, seconds: float = DEFAULT_SECONDS) -> Sharing:
+def sharing(store: Store, ref: str, *, seconds: float) -> Sharing:
     """With whom a checkpoint shares stored bytes.
 
     The refs nearest by name are looked at first, bases too, and no more once `seconds` are over.
@@ -77,7 +73,7 @@ def sharing(store: Store, ref: str, *, seconds: float = DEFAULT_SECONDS) -> Shar
     catalog = store.catalog()
     own = _with_dependencies(store, objects_of(store.manifest_uncached(target)))
     sizes = catalog.stored_bytes(own)
-    others = [item for item in standing_refs(store, _pass_over) if item.name != ref]
+    others = [item for item in standing_refs(store, pass_over) if item.name != ref]
     same = tuple(item.name for item in others if item.target == target)
     waiting = sorted((item for item in others if item.target != target), key=lambda item: _distance(ref, item.name))
     decoder = msgspec.json.Decoder(_Document)
@@ -113,7 +109,7 @@ def _needed(store: Store, item: Generation, decoder: msgspec.json.Decoder[_Docum
     target = item.target or ""
     key = record_key(target) if item.name.startswith(BASES) else manifest_key(target)
     try:
-        document = decoder.decode(store.readable.read(key, 0, _MAX_DOCUMENT_BYTES))
+        document = decoder.decode(store.document_bytes(key))
     except (CkptfmtError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return set()
     digests = {extent.digest for file in document.files for extent in file.extents}
@@ -134,7 +130,3 @@ def _distance(ref: str, other: str) -> tuple[int, int, str]:
     parts, others = ref.split("/"), other.split("/")
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(parts, others, strict=False)))
     return (len(parts) - common, len(others) - common, other)
-
-
-def _pass_over(name: str, error: CkptfmtError) -> None:
-    """A damaged neighbour is told of elsewhere."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from ckptfmt.api.contents import tensor_bytes
 from ckptfmt.api.results_tensor import Against, Copy, Figures, Holder, Outside, TensorLook
-from ckptfmt.api.shared import standing_refs
+from ckptfmt.api.shared import pass_over, standing_refs
 from ckptfmt.digest import Buffer
 from ckptfmt.errors import CkptfmtError, NotFound
 from ckptfmt.format.dtypes import BITS
@@ -16,11 +16,11 @@ from ckptfmt.format.manifest import BaseRecord, Manifest, Tensor
 from ckptfmt.format.refs import BASES
 from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.catalog import Location
+from ckptfmt.store.objects import cut_out
 from ckptfmt.store.outside import Bases, all_outside
 from ckptfmt.store.shards import shard_key
 from ckptfmt.store.store import Store, manifest_key, record_key
 
-_MAX_DOCUMENT_BYTES: Final = 1 << 30
 _MOST_HOLDERS: Final = 200
 _MOST_AGAINST: Final = 16
 _GATHER_BYTES: Final = 1 << 28
@@ -95,14 +95,14 @@ def _figures(store: Store, outside: Bases, manifest: Manifest, tensor: Tensor, p
         return gathering.figures()
     if tensor.strides is None or _is_dense(tensor.shape, tensor.strides):
         begin, end = tensor.offset, tensor.offset + tensor_bytes(tensor)
-        for data in _ranged(frames, begin, end):
+        for data in cut_out(frames, begin, end):
             gathering.add(data)
         return gathering.figures()
     from ckptfmt.api.strided import strided_elements  # noqa: PLC0415 - as above
 
     width = BITS[tensor.dtype] // 8
     span = (1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))) * width
-    pieces = _ranged(frames, tensor.offset, tensor.offset + span)
+    pieces = cut_out(frames, tensor.offset, tensor.offset + span)
     for elements in strided_elements(pieces, tensor.shape, tensor.strides, width, most=_GATHER_BYTES):
         gathering.take(elements)
     return gathering.figures()
@@ -112,16 +112,6 @@ def _told(frames: Iterator[Buffer], progress: Progress) -> Iterator[Buffer]:
     for data in frames:
         yield data
         progress.advance(len(data))
-
-
-def _ranged(frames: Iterator[Buffer], begin: int, end: int) -> Iterator[Buffer]:
-    """Bytes `begin` to `end` of what the frames are. All frames are read: that proves what lies outside the store."""
-    at = 0
-    for data in frames:
-        first, last = max(begin - at, 0), min(end - at, len(data))
-        if first < last:
-            yield memoryview(data)[first:last]
-        at += len(data)
 
 
 def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
@@ -160,7 +150,7 @@ def _outside(outside: Bases, digest: str) -> Outside | None:
 
 def _holders(store: Store, digests: set[str], progress: Progress) -> dict[str, list[Holder]]:
     """Whose tensors and files some objects are. Documents are searched as bytes, and read where one stands in them."""
-    standing = standing_refs(store, _pass_over)
+    standing = standing_refs(store, pass_over)
     names: dict[tuple[str, bool], list[str]] = {}
     for item in standing:
         names.setdefault((item.target or "", item.name.startswith(BASES)), []).append(item.name)
@@ -171,7 +161,7 @@ def _holders(store: Store, digests: set[str], progress: Progress) -> dict[str, l
     for (target, is_base), refs in sorted(names.items(), key=lambda each: (not each[0][1], each[1])):
         key = record_key(target) if is_base else manifest_key(target)
         try:
-            data = store.readable.read(key, 0, _MAX_DOCUMENT_BYTES)
+            data = store.document_bytes(key)
             progress.advance(len(data))
             if not any(digest in data for digest in wanted):
                 continue
@@ -193,7 +183,3 @@ def _places(document: Manifest | BaseRecord, digests: set[str]) -> Iterator[tupl
         for whole in (file.content, file.skeleton):
             if whole in digests and whole is not None:
                 yield whole, None
-
-
-def _pass_over(name: str, error: CkptfmtError) -> None:
-    """A damaged neighbour is told of elsewhere."""

@@ -112,7 +112,7 @@ def _document(
                 yield store.storage.read(value.at, 0, _MAX_BYTES), "a copy in the trash was sound"
         for other in others:
             try:
-                yield other.readable.read(key, 0, _MAX_BYTES), f"taken from {other.path}"
+                yield other.document_bytes(key), f"taken from {other.path}"
             except CkptfmtError:
                 continue
         corrected = bits.by_digest(damaged, digest)

@@ -19,7 +19,7 @@ from ckptfmt.merge.buffers import Block, Buffers
 from ckptfmt.merge.protocol import Spec
 from ckptfmt.storage import durable
 from ckptfmt.store.bases import BaseFiles
-from ckptfmt.store.objects import Objects
+from ckptfmt.store.objects import Objects, cut_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def tensor_frames(
     elif size == extent.length and not tensor.offset:
         yield from objects.frames(extent.digest, extent.length, pool)
     else:
-        yield from _cut_out(objects.frames(extent.digest, extent.length, pool), tensor.offset, size)
+        yield from cut_out(objects.frames(extent.digest, extent.length, pool), tensor.offset, tensor.offset + size)
 
 
 def _gathered(tensor: Tensor, extent: Extent, objects: Objects) -> bytes:
@@ -167,16 +167,6 @@ def _gathered(tensor: Tensor, extent: Extent, objects: Objects) -> bytes:
     strides = (*(stride * width for stride in tensor.strides or ()), 1)
     view = np.lib.stride_tricks.as_strided(data[tensor.offset :], (*tensor.shape, width), strides, writeable=False)
     return np.ascontiguousarray(view).tobytes()
-
-
-def _cut_out(frames: Iterator[Buffer], offset: int, size: int) -> Iterator[Buffer]:
-    """Bytes `offset` to `offset + size` of what `frames` yields."""
-    position = 0
-    for frame in frames:
-        begin, end = max(offset - position, 0), min(offset + size - position, len(frame))
-        if begin < end:
-            yield memoryview(frame)[begin:end]
-        position += len(frame)
 
 
 def _read_into(path: str, offset: int, data: memoryview) -> int:

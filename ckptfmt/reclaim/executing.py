@@ -80,18 +80,19 @@ def message_of(receipt: str) -> str:
 
 
 def execute_cleanup(store: Store, plan: CleanupPlan, prover: Prover, progress: Progress) -> Done:
-    """Clean up as planned.
+    """Clean up as planned, after moves that were stopped in earlier cleanups are finished.
 
     Raises:
         StorageError: there is not space enough; nothing was written.
     """
     check_space(store, plan)
     done = Done(refused=list(plan.refused))
+    receipts = Receipts(store.storage)
+    settle_all(receipts)
     if not any(step.going for step in plan.steps):
         return done
-    run = _Run(store, plan, prover, progress, Receipts(store.storage), new_receipt_id(), done)
+    run = _Run(store, plan, prover, progress, receipts, new_receipt_id(), done)
     before = allocated_below(store.path or ".")
-    settle_all(run.receipts)
     for step in plan.steps:
         run.step(step)
     done.grown_bytes = allocated_below(store.path or ".") - before

@@ -92,6 +92,11 @@ class BaseFiles:
         self._read_record = record
         self._places = places
 
+    @property
+    def last_seen(self) -> str | None:
+        """Where the files were seen last; None where they never were."""
+        return next(iter(self._places), None)
+
     @cached_property
     def _record(self) -> BaseRecord:
         return self._read_record()
@@ -106,7 +111,7 @@ class BaseFiles:
         for place in self._places:
             if all(_size(f"{place}/{file.path}") == file.size for file in self._record.files):
                 return place
-        seen = f"last seen in {self._places[0]}" if self._places else "never seen on this host"
+        seen = f"last seen in {self.last_seen}" if self._places else "never seen on this host"
         raise BaseMismatch(
             f"{self.name} is needed and its files are not there ({seen})",
             tensors=(),

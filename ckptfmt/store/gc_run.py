@@ -29,17 +29,16 @@ from ckptfmt.store.gc_plan import GcPlan, is_due, is_needed, measured
 from ckptfmt.store.graph import closure
 from ckptfmt.store.marking import Marker
 from ckptfmt.store.outside import Bases, all_outside
+from ckptfmt.store.publish import settle_seen
 from ckptfmt.store.refs import utc_now
 from ckptfmt.store.repack import write_new_shard
 from ckptfmt.store.roots import Roots, list_roots
-from ckptfmt.store.shards import PREFIX, read_shard_header, shard_key, shard_of
+from ckptfmt.store.shards import read_shard_header, shard_key, shard_of
 from ckptfmt.store.store import Store, manifest_key, record_key
 from ckptfmt.store.survey import ShardUse, Survey
 from ckptfmt.store.trash import MARKER, Run, bring_back, place_in, run_prefix, runs
 
 _PASSES: Final = 8
-_SETTLED_SECONDS: Final = 3600
-_PLACES: Final = (PREFIX, "manifests/", "bases/")
 _PROVERS: Final = 2
 
 
@@ -151,7 +150,7 @@ class _GcRun:
         leaving = [item for item in self._plan.leaving if shard_of(item.key) not in but]
         if not leaving:
             return
-        self._settle()
+        settle_seen(self._storage, self._certain)
         prefix = run_prefix(_run_name())
         marker = TrashMarker(version=FORMAT_VERSION, host=host_name(), time=utc_now())
         try:
@@ -247,21 +246,8 @@ class _GcRun:
                 return False
         if not all(self._storage.size(key) is not None for key in keys):
             return False
-        self._settle()
+        settle_seen(self._storage, self._certain)
         return True
-
-    def _settle(self) -> None:
-        """Make durable all that is seen: what stays instead of a copy that goes, and what says that something may go.
-
-        Whoever wrote it may have been stopped before its name was: a power loss would take the one back, and not the
-        other. Generations that have stood for an hour are durable by themselves; of what may have been brought back
-        the age says nothing.
-        """
-        young_ns = self._storage.now_ns() - _SETTLED_SECONDS * 10**9
-        names = {listed.key for listed in self._storage.list("refs/") if listed.modified_ns >= young_ns}
-        self._storage.settle(listed.key for prefix in _PLACES for listed in self._storage.list(prefix))
-        self._storage.settle(names - self._certain)
-        self._certain |= names
 
     def _holds(self, use: ShardUse, row: int, found: Survey) -> bool:
         """Tell whether a shard in its place holds all the copies that stay there, by its own header."""

@@ -39,6 +39,21 @@ def depth(direct: Direct, digest: str) -> int:
     return MAX_DEPTH + 1
 
 
+def remembering(copies_of: Copies) -> Copies:
+    """As `copies_of`, but each object is looked up once, however often it is asked for."""
+    known: dict[str, list[Location]] = {}
+
+    def copies(digests: Iterable[str]) -> Mapping[str, list[Location]]:
+        wanted = list(digests)
+        fresh = [digest for digest in wanted if digest not in known]
+        if fresh:
+            found = copies_of(fresh)
+            known.update((digest, found.get(digest, [])) for digest in fresh)
+        return {digest: known[digest] for digest in wanted if known[digest]}
+
+    return copies
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """How a set of objects can be decoded.

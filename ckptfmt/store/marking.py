@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
 from ckptfmt.digest import digest_of
@@ -12,8 +10,6 @@ from ckptfmt.format import documents
 from ckptfmt.format.manifest import BASE_TAG, MANIFEST_TAG
 from ckptfmt.store.roots import Roots
 from ckptfmt.store.store import Store, manifest_key, record_key
-
-_MAX_DOCUMENT_BYTES: Final = 1 << 30
 
 
 class _Extent(msgspec.Struct, frozen=True):
@@ -117,7 +113,7 @@ class Marker:
 
     def _read(self, key: str, digest: str, tag: str, *, required: bool) -> _Outline | None:
         try:
-            data = self._store.readable.read(key, 0, _MAX_DOCUMENT_BYTES)
+            data = self._store.document_bytes(key)
         except NotFound:
             if not required:
                 return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -303,6 +303,16 @@ class Objects:
 
     def _absent(self, digest: str) -> IncompleteStore:
         return IncompleteStore(f"object {digest[:16]} is not in the store", digest=digest, hint="ckptfmt verify --all")
+
+
+def cut_out(frames: Iterable[Buffer], begin: int, end: int) -> Iterator[Buffer]:
+    """Bytes `begin` to `end` of what the frames are. All frames are read: the last may prove the others."""
+    at = 0
+    for frame in frames:
+        first, last = max(begin - at, 0), min(end - at, len(frame))
+        if first < last:
+            yield memoryview(frame)[first:last]
+        at += len(frame)
 
 
 class _TooDeepError(DigestMismatch):

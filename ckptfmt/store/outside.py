@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 from ckptfmt.errors import IncompleteStore, NotFound
@@ -82,6 +82,19 @@ def all_outside(store: Store, link: BaseLink | None = None, records: Iterable[st
         records: digests of base records to look in as well, whether a name stands for them or not.
     """
     return Bases(store, outside_files(store, link) if link is not None else None, records)
+
+
+def outside_of_many(store: Store) -> Callable[[BaseLink | None], Bases]:
+    """As `all_outside`, for many manifests: what bases there are is looked up once for each that they are bound to."""
+    known: dict[str | None, Bases] = {}
+
+    def outside(link: BaseLink | None) -> Bases:
+        record = link.record if link is not None else None
+        if record not in known:
+            known[record] = all_outside(store, link)
+        return known[record]
+
+    return outside
 
 
 class Joined:

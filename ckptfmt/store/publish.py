@@ -19,16 +19,19 @@ from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import Generation, Pin
 from ckptfmt.storage.machine import host_name
+from ckptfmt.storage.protocol import Storage
 from ckptfmt.store.elsewhere import OutsideObjects
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.refs import utc_now
-from ckptfmt.store.shards import read_shard_header, shard_key
+from ckptfmt.store.shards import PREFIX, read_shard_header, shard_key
 from ckptfmt.store.store import Store, manifest_key, record_key
 from ckptfmt.store.trash import bring_back
 
 Given = TypeVar("Given")
 
 PINS = "pins/"
+_PLACES = (PREFIX, "manifests/", "bases/")
+_SETTLED_SECONDS = 3600
 _PASSES = 5
 _HOLDS_SECONDS = 12 * 3600
 """Half of what gc lets a claim count."""
@@ -234,3 +237,21 @@ def publish(
     with pinned(store, digest) as claim:
         generation = claim.give(confirm_all, lambda: store.refs.append(name, lambda newest: make(digest, newest)))
     return digest, generation or store.refs.newest(name)
+
+
+def settle_seen(storage: Storage, certain: set[str]) -> None:
+    """Make durable all that is seen: what stays instead of something that goes, and what says that it may go.
+
+    Whoever wrote it may have been stopped before its name was: a power loss would take the one back, and not the other.
+    Generations that have stood for an hour are durable by themselves; of what may have been brought back the age says
+    nothing.
+
+    Args:
+        storage: of a store.
+        certain: keys of generations that are known to be durable; those that are made so now are added.
+    """
+    young_ns = storage.now_ns() - _SETTLED_SECONDS * 10**9
+    names = {listed.key for listed in storage.list("refs/") if listed.modified_ns >= young_ns}
+    storage.settle(listed.key for prefix in _PLACES for listed in storage.list(prefix))
+    storage.settle(names - certain)
+    certain |= names

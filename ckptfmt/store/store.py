@@ -140,9 +140,17 @@ class Store:
         check_document(record, where=record_key(digest))
         return record
 
+    def document_bytes(self, key: str) -> bytes:
+        """A manifest or base record as it lies there, or in the trash: neither its digest nor its form was looked at.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return self.readable.read(key, 0, _MAX_DOCUMENT_BYTES)
+
     def _document(self, key: str, digest: str, kind: type[Kind]) -> Kind:
         try:
-            data = self.readable.read(key, 0, _MAX_DOCUMENT_BYTES)
+            data = self.document_bytes(key)
         except NotFound:
             raise NotFound(f"{key} is not in the store: gc has freed it, or it is lost", hint="ckptfmt fsck") from None
         if digest_of(data) != digest:

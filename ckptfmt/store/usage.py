@@ -20,6 +20,14 @@ from ckptfmt.store.catalog import Catalog
 
 _STAMP: Final = "usage-stamp"
 _CHUNK: Final = 500
+_BEGIN: Final = '{"encoding":"'
+_SUMS: Final = """
+SELECT encoding, count(*), sum(length), sum(stored_bytes) FROM (
+    SELECT objects.length AS length, min(objects.stored_bytes) AS stored_bytes,
+        substr(objects.stored, :begin, instr(substr(objects.stored, :begin), '"') - 1) AS encoding
+    FROM uses JOIN objects ON objects.digest = uses.object GROUP BY uses.object
+) GROUP BY encoding
+"""
 _PART_USES: Final = 200_000
 """So many uses are summed in memory at a time: 10,000 checkpoints that share most tensors touch few rows."""
 
@@ -103,6 +111,15 @@ def follow(
         digest: Used(msgspec.json.decode(summary, type=Summary), stored, exclusive, missing)
         for digest, summary, stored, exclusive, missing in catalog.change(work)
     }
+
+
+def used_by_encoding(catalog: Catalog) -> dict[str, tuple[int, int, int]]:
+    """Of all objects that documents used when `follow` was asked last: how many, decoded bytes, stored bytes.
+
+    Each counts once, by the encoding of its smallest copy; what lies in no shard is left out.
+    """
+    rows = catalog.look(lambda connection: connection.execute(_SUMS, {"begin": len(_BEGIN) + 1}).fetchall())
+    return {encoding: (count, length, stored) for encoding, count, length, stored in rows}
 
 
 def _stamped(connection: sqlite3.Connection, stamp: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from ckptfmt import Store
 from ckptfmt.errors import CkptfmtError, IntegrityError
 from tests.api.test_names import model
+from tests.store.making import write_adapter, write_base
 
 
 def spoil(path: Path) -> None:
@@ -57,7 +58,32 @@ def test_a_damaged_base_record_hides_no_checkpoint_that_needs_it(store: Store, t
 def test_stats_count_the_rest(damaged: Store) -> None:
     told: list[str] = []
     assert damaged.stats(damaged=lambda name, _: told.append(name)).checkpoints == 1
-    assert set(told) >= {"b", "c", "bases/d"}
+    assert sorted(told) == ["b", "bases/d", "c"], "each is told of once"
+
+
+def test_stats_count_what_is_bound_to_a_damaged_base(store: Store, tmp_path: Path) -> None:
+    made = store.add_base("base", write_base(tmp_path / "base"))
+    store.import_checkpoint(write_adapter(tmp_path / "one", 1), "one", base="base")
+    spoil(Path(store.path) / "bases" / f"{made.record}.json")
+    told: list[str] = []
+    with Store.open(store.path) as opened:
+        stats = opened.stats(damaged=lambda name, _: told.append(name))
+    assert (stats.checkpoints, stats.plans, told) == (1, (), ["bases/base"])
+
+
+def test_what_was_damaged_after_it_was_counted_hides_no_other(store: Store, tmp_path: Path) -> None:
+    """Sizes are remembered; which base a checkpoint needs is looked up in its manifest."""
+    ids = {name: store.import_checkpoint(model(tmp_path / name, number), name) for number, name in enumerate("ab")}
+    for shard in Path(store.path).glob("shards/*/*"):
+        shard.unlink()
+    with Store.open(store.path) as opened:
+        assert [row.ref for row in opened.list_refs()] == ["a", "b"]
+    manifest = ids["a"].manifest
+    spoil(Path(store.path) / "manifests" / manifest[:2] / f"{manifest}.json")
+    told: list[str] = []
+    with Store.open(store.path) as opened:
+        assert [row.ref for row in opened.list_refs(damaged=lambda name, _: told.append(name))] == ["b"]
+    assert told == ["a"]
 
 
 def test_verify_names_them_and_goes_on(damaged: Store) -> None:

@@ -19,15 +19,15 @@ def after(*verbs: str) -> tuple[str, ...]:
 RECLAIMING: Final[tuple[Bug, ...]] = (
     Bug(
         "gc relies on shards that are not durable",
-        "store/gc_run.py",
-        "        self._storage.settle(listed.key for prefix in _PLACES for listed in self._storage.list(prefix))\n",
+        "store/publish.py",
+        "    storage.settle(listed.key for prefix in _PLACES for listed in storage.list(prefix))\n",
         "",
         after("optimize"),
     ),
     Bug(
         "gc believes names that are not durable",
-        "store/gc_run.py",
-        "        self._storage.settle(names - self._certain)\n",
+        "store/publish.py",
+        "    storage.settle(names - certain)\n",
         "",
         after("rm", "import-again-changed"),
     ),
@@ -150,6 +150,20 @@ RECLAIMING: Final[tuple[Bug, ...]] = (
         "        while choice.missing - lost:",
         "        while False:",
         ("tests/gc/test_choosing.py",),
+    ),
+    Bug(
+        "a repair relies on what is not durable",
+        "api/repairing.py",
+        "        settle_seen(store.storage, set())\n",
+        "",
+        ("tests/fsck/test_power_loss.py",),
+    ),
+    Bug(
+        "a cleanup of nothing leaves what was stopped",
+        "reclaim/executing.py",
+        "    settle_all(receipts)\n",
+        "",
+        ("tests/reclaim/test_errno.py",),
     ),
     Bug(
         "a cleanup without a hold believes its first proof",

@@ -18,7 +18,7 @@ import numpy as np
 
 from ckptfmt import Store
 from ckptfmt.api import cleaning
-from ckptfmt.api.results_reclaim import CleanupReport
+from ckptfmt.api.results_reclaim import CleanupReport, PurgeReport
 from ckptfmt.containers import FileSource, cut_file
 from ckptfmt.containers.protocol import Cut
 from ckptfmt.reclaim.proving import Prover, prove
@@ -183,6 +183,11 @@ class Place:
 
     def clean(self, prover: Prover = prove, **options: Any) -> CleanupReport:
         return cleaning.execute(self.store, self.plan(**options), prover=prover)
+
+
+def purge_of(store: Store, receipt: str | None = None, prover: Prover = prove) -> PurgeReport:
+    """Plan and execute a purge: of one receipt, or of all whose hold is over."""
+    return cleaning.execute_purge(store, cleaning.plan_purge(store, receipt), prover=prover)
 
 
 def allocated(*paths: Path) -> int:

@@ -23,7 +23,7 @@ from ckptfmt.reclaim import holding
 from ckptfmt.reclaim.proving import Proof, ProofRequest, prove, prove_fresh
 from ckptfmt.store.receipts import Receipts
 from tests.exactness import made
-from tests.reclaim.making import Place, settle
+from tests.reclaim.making import Place, purge_of, settle
 from tests.store.making import tree_of
 
 Damage = Callable[[Path], object]
@@ -190,7 +190,7 @@ def test_what_changes_in_the_hold_is_not_deleted(place: Place, damage: Damage) -
     held = place.tree / ".ckptfmt-hold" / report.receipt / "run" / path.name
     assert held.exists()
     damage(held)
-    purged = cleaning.purge_held(place.store, report.receipt, apply=True, prover=prove)
+    purged = purge_of(place.store, report.receipt)
     assert purged.freed_bytes == 0
     if damage is vanished:
         assert purged.refused == ()
@@ -270,7 +270,7 @@ def test_a_store_that_rots_during_the_hold_deletes_nothing(place: Place) -> None
     assert report.receipt is not None
     for shard in (Path(place.store.path) / "shards").rglob("*.safetensors"):
         flip(shard, shard.stat().st_size - 20, 5)
-    purged = cleaning.purge_held(place.store, report.receipt, apply=True, prover=prove_fresh)
+    purged = purge_of(place.store, report.receipt, prover=prove_fresh)
     assert purged.refused
     assert purged.freed_bytes == 0
     assert cleaning.undo_cleanup(place.store, report.receipt).files == 1
@@ -303,7 +303,7 @@ def test_a_checkpoint_without_a_name_is_not_purged(place: Place) -> None:
     report = place.clean()
     assert report.receipt is not None
     place.store.drop("tree/run")
-    purged = cleaning.purge_held(place.store, report.receipt, apply=True, prover=prove)
+    purged = purge_of(place.store, report.receipt)
     assert [each.reason for each in purged.refused if "no name stands" in each.reason]
     assert purged.freed_bytes == 0
 
@@ -474,7 +474,7 @@ def test_a_directory_that_was_moved_away_is_not_taken_for_deleted(place: Place) 
     report = place.clean()
     assert report.receipt is not None
     place.tree.rename(place.root / "moved")
-    purged = cleaning.purge_held(place.store, report.receipt, apply=True, prover=prove)
+    purged = purge_of(place.store, report.receipt)
     assert purged.refused
     (place.root / "moved").rename(place.tree)
     assert cleaning.undo_cleanup(place.store, report.receipt).files == 1

@@ -13,6 +13,7 @@ from ckptfmt.api import cleaning
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.reclaim.proving import prove
 from tests.faults import seam
+from tests.reclaim.making import purge_of
 from tests.reclaim.test_kill import Setting, check, clean, make, undo
 from tests.store.making import tree_of
 
@@ -68,7 +69,7 @@ def test_a_purge_and_an_undo_at_once(setting: Setting, quick: Path) -> None:
                 if number % 2:
                     cleaning.undo_cleanup(store, row.receipt)
                 else:
-                    cleaning.purge_held(store, row.receipt, apply=True, prover=prove)
+                    purge_of(store, row.receipt)
 
     seam.in_processes(4, act)
     check(setting, whole=False)

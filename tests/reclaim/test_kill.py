@@ -16,7 +16,7 @@ from ckptfmt.reclaim.proving import prove
 from ckptfmt.storage import durable
 from ckptfmt.store.receipts import Receipts, held_manifests
 from tests.faults import seam
-from tests.reclaim.making import Place
+from tests.reclaim.making import Place, purge_of
 from tests.store.making import Tree, content_of, tree_of
 
 SIGKILLED = -9
@@ -52,9 +52,7 @@ def undo(setting: Setting) -> object:
 
 def purge(setting: Setting) -> object:
     with setting.open() as store:
-        return [
-            cleaning.purge_held(store, row.receipt, apply=True, prover=prove) for row in cleaning.list_receipts(store)
-        ]
+        return [purge_of(store, row.receipt) for row in cleaning.list_receipts(store)]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from msgspec import structs
 from ckptfmt.api import cleaning
 from ckptfmt.errors import IntegrityError, InvalidInput, NotFound
 from ckptfmt.format.receipt import HOLDING, Receipt, State
-from ckptfmt.reclaim.proving import prove
 from ckptfmt.store.receipts import Receipts, held_manifests, new_receipt_id
-from tests.reclaim.making import Place
+from tests.reclaim.making import Place, purge_of
 
 
 def draft(receipt: str, part: int = 1, state: State = "moving", manifest: str = "a" * 64) -> Receipt:
@@ -90,7 +89,7 @@ def test_a_damaged_entry_stops_who_would_rely_on_it(place: Place) -> None:
     for act in (
         lambda: held_manifests(place.store.engine),
         lambda: cleaning.undo_cleanup(place.store, report.receipt or ""),
-        lambda: cleaning.purge_held(place.store, report.receipt, apply=True, prover=prove),
+        lambda: purge_of(place.store, report.receipt),
     ):
         with pytest.raises(IntegrityError):
             act()
@@ -117,4 +116,4 @@ def test_a_hold_is_over_by_the_clock_of_the_storage(place: Place) -> None:
     assert (
         abs((receipts.held_since_ns(report.receipt, part.part) or 0) - place.store.engine.storage.now_ns()) < 60 * 10**9
     )
-    assert cleaning.purge_held(place.store, apply=True, prover=prove).waiting == (report.receipt,)
+    assert purge_of(place.store).waiting == (report.receipt,)

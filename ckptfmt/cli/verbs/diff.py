@@ -16,7 +16,7 @@ from ckptfmt.cli.verb import REF, verb
 from ckptfmt.wording import short, size
 
 if TYPE_CHECKING:
-    from ckptfmt.api.results_diff import DiffReport, DiffSide
+    from ckptfmt.api.results_diff import DiffReport, DiffSide, ValueChanges
 
 _DIFFERENT_EXIT: Final = 4
 
@@ -132,10 +132,7 @@ def _counts(added: tuple[object, ...], removed: tuple[object, ...], changed: tup
     return ", ".join(f"{number:,} {word}" for word, number in parts.items() if number) or "none"
 
 
-def _values(found: object) -> str:
-    from ckptfmt.api.results_diff import ValueChanges
-
-    assert isinstance(found, ValueChanges)
+def _values(found: ValueChanges) -> str:
     said = _counts(found.added, found.removed, found.changed, found.same)
     return "" if said == "none" else said
 
@@ -151,6 +148,6 @@ def _tensors(report: DiffReport) -> str:
     }
     said = ", ".join(f"{number:,} {word}" for word, number in parts.items() if number) or "none"
     if summary.retyped:
-        said += f"; {summary.retyped:,} of another type"
+        said += f"; {summary.retyped:,} of another dtype in B"
     change = diff_words.number(summary.relative_norm)
     return said + (f"; change {change}" if change and found.changed else "")

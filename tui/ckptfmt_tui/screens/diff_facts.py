@@ -36,7 +36,7 @@ def summary_text(report: DiffReport) -> Text:
         found.lineage or "",
         base,
         f"{size(found.read_bytes)} read" if found.read_bytes else "",
-        f"{count(found.retyped, 'tensor')} of another type" if found.retyped else "",
+        f"{count(found.retyped, 'tensor')} of another dtype in B" if found.retyped else "",
     ]
     for fact in facts:
         if fact:
