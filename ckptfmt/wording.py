@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 _CONTROLS: Final = (
@@ -20,6 +20,7 @@ _SHOWN: Final = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" fo
 _UNITS: Final = ("kB", "MB", "GB", "TB", "PB")
 _FIRST_METRICS: Final = ("success", "accuracy", "eval_loss", "val_loss", "loss")
 _MOST_METRICS: Final = 3
+_VOWELS: Final = tuple("aeiou")
 
 
 def clean(text: str) -> str:
@@ -50,8 +51,11 @@ def ratio(before: int, after: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 file`, `12 files`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """`1 file`, `12 files`, `2 copies`."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in _VOWELS else f"{noun}s"
+    return f"{number:,} {plural}"
 
 
 def duration(seconds: float) -> str:
@@ -67,6 +71,11 @@ def duration(seconds: float) -> str:
 def short(digest: str) -> str:
     """The beginning of a digest, long enough to name it."""
     return digest[:12]
+
+
+def shape_words(shape: Sequence[int]) -> str:
+    """`4096x11008`; a tensor without dimensions is `scalar`."""
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def value(anything: object) -> str:

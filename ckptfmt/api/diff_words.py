@@ -73,11 +73,6 @@ def in_role(role: str, part: str | None, name: str) -> str:
     return name if role in WEIGHTS else f"{role}: {part + ': ' if part else ''}{name}"
 
 
-def shape_words(shape: Sequence[int]) -> str:
-    """`64x128`; `scalar`."""
-    return "x".join(map(str, shape)) or "scalar"
-
-
 def short_modules(modules: Sequence[str]) -> list[str]:
     """The last parts of modules' names: as many as tell them apart."""
     found = []

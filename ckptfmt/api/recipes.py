@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Final
+
 import msgspec
 
 from ckptfmt.api.shared import is_kept, pass_over, standing_refs
+from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.manifest import Binding, How, logical_bytes
+from ckptfmt.format.refs import BASES
 from ckptfmt.merge.recipe import resolve_recipe
 from ckptfmt.store.bases import all_bases, places_of
 from ckptfmt.store.store import Store
+
+_MOST_HELD: Final = 64
+"""Manifests that are held while lineages are followed: a run's checkpoints share their ancestors."""
 
 
 class RecipeStep(msgspec.Struct, frozen=True):
@@ -50,6 +58,20 @@ class RecipeReport(msgspec.Struct, frozen=True):
     stages: int
     steps: tuple[RecipeStep, ...]
     trained_on: str | None
+
+
+def refusals(store: Store) -> dict[str, str]:
+    """See `Store.refusals`."""
+    load = lru_cache(_MOST_HELD)(store.manifest_uncached)
+    found = {}
+    for generation in standing_refs(store, pass_over):
+        if generation.target is None or generation.name.startswith(BASES):
+            continue
+        try:
+            resolve_recipe(generation.target, load, name=generation.name)
+        except CkptfmtError as error:
+            found[generation.name] = error.message.removeprefix(generation.name).removeprefix(":").strip()
+    return found
 
 
 def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:

@@ -287,6 +287,15 @@ class Store(StoreDiff, StoreNames, StoreUpkeep):
 
         return recipes.recipe(self._engine, name, how)
 
+    def refusals(self) -> dict[str, str]:
+        """Why each checkpoint that cannot be merged cannot, by its ref, as far as manifests tell.
+
+        Those that are not in it may still be refused later: for a base that changed, or is not there.
+        """
+        from ckptfmt.api import recipes
+
+        return recipes.refusals(self._engine)
+
     def _sweep(self) -> None:
         """Remove temporary merged models that a killed process left; verbs that only look never do."""
         top = os.path.join(self.path, DIRECTORY)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from ckptfmt.api.diff_words import WEIGHTS, change_words, in_role, number, rank_words, shape_words, share, short_modules
+from ckptfmt.api.diff_words import WEIGHTS, change_words, in_role, number, rank_words, share, short_modules
 from ckptfmt.cli.output import Line, Styled
 from ckptfmt.cli.text import table
-from ckptfmt.wording import clean, count, size, value
+from ckptfmt.wording import clean, count, shape_words, size, value
 
 if TYPE_CHECKING:
     from ckptfmt.api.results_diff import (

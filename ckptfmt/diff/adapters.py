@@ -16,6 +16,7 @@ from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.manifest import Adapter, Manifest, Tensor, tensor_digest
 from ckptfmt.layouts.names import NANOGPT_LORA
 from ckptfmt.layouts.peft_keys import PREFIX, lora_scaling, lora_variant, split_lora
+from ckptfmt.wording import shape_words
 
 _FACTORS: Final = (("lora_B.weight", "lora_A.weight"), ("lora_embedding_B", "lora_embedding_A"))
 _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
@@ -100,7 +101,7 @@ def _plan(a: Manifest, b: Manifest, first: Adapter, second: Adapter) -> AdapterP
     modules = sorted(mine.keys() | theirs.keys())
     for module in mine.keys() & theirs.keys():
         if mine[module].shape != theirs[module].shape:
-            shapes = " and ".join("x".join(map(str, each[module].shape)) for each in found)
+            shapes = " and ".join(shape_words(each[module].shape) for each in found)
             return AdapterPlan(first, second, f"they are not of one model: the updates of {module} are {shapes}")
     pairs = {module: (mine.get(module), theirs.get(module)) for module in modules}
     same = {

@@ -45,6 +45,15 @@ def test_a_base_that_was_kept_says_so(chain: Store) -> None:
     assert chain.recipe("s/1").kept
 
 
+def test_what_cannot_be_merged_is_known_from_manifests(chain: Store, tmp_path: Path) -> None:
+    chain.import_path(full(tmp_path / "model", seed=9), name="model")
+    chain.import_path(adapter(tmp_path / "loose"), name="loose")
+    found = chain.refusals()
+    assert set(found) == {"model", "loose"}
+    assert found["model"].startswith("has no adapter to merge")
+    assert found["loose"].startswith("is bound to no base")
+
+
 def test_what_cannot_be_merged_is_said_in_the_words_of_merge(chain: Store, tmp_path: Path) -> None:
     chain.import_path(full(tmp_path / "model", seed=9), name="model")
     chain.import_path(adapter(tmp_path / "loose"), name="loose")

@@ -42,6 +42,7 @@ def test_ratios_counts_durations() -> None:
         ">1000x",
     ]
     assert (count(1, "file"), count(0, "file"), count(1234, "file")) == ("1 file", "0 files", "1,234 files")
+    assert (count(1, "copy"), count(2, "copy"), count(2, "key")) == ("1 copy", "2 copies", "2 keys")
     assert [duration(seconds) for seconds in (0.2, 59.4, 59.6, 125, 3725)] == ["0 s", "59 s", "1:00", "2:05", "1:02:05"]
 
 

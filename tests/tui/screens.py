@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from ckptfmt_tui.app import CkptfmtApp
+from ckptfmt_tui.jobs import requests as jobs
 from msgspec import structs
 from safetensors.numpy import load_file, save_file
 
 from ckptfmt import Store
+from ckptfmt.api import cleaning
 from ckptfmt.format import documents
 from ckptfmt.format.refs import Generation
 
@@ -29,6 +33,13 @@ MODULES = {
 }
 TRAINED = ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
 RANK = 4
+LONG_AGO = 1_600_000_000
+
+
+STORE = "store.ckptfmt"
+CLEANED = "cleaned.ckptfmt"
+DATA = "/data"
+"""What the directory of the tests is called in the pictures."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class Screen:
         keys: what is waited for, and the keys that are pressed then; as often as needed.
         shown: what stands there at last.
         marks: A and B of a diff.
+        store: the one that is shown: of `make_store`, or of `make_cleaned`.
+        open: shows what no key leads to without typing where this machine's directories are.
     """
 
     name: str
@@ -48,6 +61,37 @@ class Screen:
     keys: tuple[tuple[str, ...], ...] = ()
     shown: tuple[str, ...] = ()
     marks: dict[str, str] = field(default_factory=dict)
+    store: str = STORE
+    open: Callable[[CkptfmtApp], object] | None = None
+
+
+def _path(app: CkptfmtApp) -> object:
+    from ckptfmt_tui.widgets.path_picker import PathPicker
+
+    return app.push_screen(PathPicker("Take in what lies at", "people/", "any"))
+
+
+def _import(app: CkptfmtApp) -> object:
+    from ckptfmt_tui.screens.taking_in import ImportPage
+
+    return app.push_screen(ImportPage(jobs.Import(f"{DATA}/people", "taken/{name}")))
+
+
+def _merge(app: CkptfmtApp) -> object:
+    from ckptfmt_tui.screens.merge import MergePage
+
+    page = app.screen
+    assert isinstance(page, MergePage)
+    page._choose("stages/stage-1")
+    page.out = f"{DATA}/stage-1-merged"
+    return page._draw()
+
+
+def _scan(app: CkptfmtApp) -> object:
+    from ckptfmt_tui.screens.cleanup import CleanupPage
+
+    assert isinstance(app.screen, CleanupPage)
+    return app.screen._chosen(f"{DATA}/trees")
 
 
 _DIFF = {"a": "bases/tiny-llama", "b": "merged/stage-2"}
@@ -69,10 +113,54 @@ SCREENS: tuple[Screen, ...] = (
         keys=(("CHANGE", "s"),),
         shown=("KEY", "lora_alpha"),
     ),
+    Screen(
+        "tensor",
+        keys=(
+            ("checkpoint-300", "slash"),
+            ("", *"stages", "enter"),
+            ("stage-1", "home", "down", "down", "enter"),
+            ("binding", "t", "enter"),
+        ),
+        shown=("deviation", "how many", "done in"),
+    ),
+    Screen(
+        "confirmation",
+        keys=(("checkpoint-300", "slash"), ("", *"stages", "enter"), ("stage-1", "home", "down", "down", "d")),
+        shown=("Drop stages/stage-2?", "Do it (y)"),
+    ),
+    Screen(
+        "import-path",
+        open=_path,
+        shown=("tiny-llama/", "use this directory"),
+    ),
+    Screen("import", open=_import, shown=("takes in", "y: do it")),
     Screen("merge-none", page="merge", shown=("MERGED IN THIS ORDER",)),
+    Screen("merge", page="merge", open=_merge, shown=("stage 1: stages/stage-1", "are free")),
     Screen("cleanup-none", page="cleanup", shown=("no directory yet",)),
+    Screen("cleanup", page="cleanup", open=_scan, shown=("cleaning all frees", "done in")),
+    Screen(
+        "cleanup-plan",
+        page="cleanup",
+        open=_scan,
+        keys=(("cleaning all frees", "p"),),
+        shown=("y: do it", "goes"),
+    ),
+    Screen(
+        "cleanup-word",
+        page="cleanup",
+        open=_scan,
+        keys=(("cleaning all frees", "p"), ("y: do it", "y")),
+        shown=("To do it, type",),
+    ),
+    Screen("receipts", page="cleanup", store=CLEANED, keys=(("no directory yet", "r"),), shown=("held", "taken in as")),
     Screen("verify", page="verify", keys=(("WHAT", "a"),), shown=("all sound", "done in")),
     Screen("gc", page="gc", shown=("nothing to do", "objects stay")),
+    Screen(
+        "prune",
+        page="gc",
+        keys=(("objects stay", "n"), ("Keep last", "tab", "1", "enter")),
+        shown=("drops", "y: do it"),
+    ),
     Screen("bases", page="bases", shown=("tiny-llama", "bound to it")),
     Screen("jobs", page="jobs", shown=("no job was started yet",)),
 )
@@ -133,6 +221,33 @@ def _merged(directory: Path, base: Path, adapter: Path, alpha: int) -> Path:
             weights[name] = weights[name] + np.float32(alpha / RANK) * product
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+def _worn(directory: Path, base: Path, seed: int) -> None:
+    """A checkpoint with the base's weights beside its adapter."""
+    shutil.copy(base / "model.safetensors", _adapter(directory, seed, alpha=8))
+
+
+def settle(top: Path) -> None:
+    """Let all below have been written long ago."""
+    for path in (top, *top.rglob("*")):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+
+
+def make_trees(top: Path) -> None:
+    """Make `trees`, to be cleaned up."""
+    for step in (100, 200):
+        _worn(top / "trees" / "run-1" / f"checkpoint-{step}", top / "people" / "tiny-llama", step)
+    _worn(top / "trees" / "run-2", top / "people" / "tiny-llama", 7)
+
+
+def make_cleaned(top: Path) -> None:
+    """Make a copy of the store which a cleanup of `worn` went into."""
+    shutil.copytree(top / STORE, top / CLEANED)
+    _worn(top / "worn" / "run", top / "people" / "tiny-llama", 9)
+    settle(top / "worn")
+    with Store.open(top / CLEANED) as store:
+        cleaning.execute(store, cleaning.plan(store, [top / "worn"]))
 
 
 class Clock:

@@ -138,7 +138,7 @@ def test_verify_from_the_cache_and_by_reading(people_of_one: Path) -> None:
         await until(pilot, lambda: shows(app, "is what was recorded (every file read)", "read: same"))
         await pilot.press("v")
         await over(app, pilot, 2)
-        words = "is what was recorded (nothing changed since the last look)"
+        words = "is what was recorded (not read again: sizes and times are as at"
         await until(pilot, lambda: shows(app, words, "unchanged"))
         assert [job.request for job in app.jobs] == [VerifyBase("tiny", full=True), VerifyBase("tiny")]
 

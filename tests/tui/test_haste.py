@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ckptfmt_tui.app import CkptfmtApp
 from ckptfmt_tui.jobs import requests as jobs
+from ckptfmt_tui.jobs import worker
 from ckptfmt_tui.screens.cleanup import CleanupPage
 from ckptfmt_tui.screens.gc import GcPage
 from ckptfmt_tui.screens.jobs import JobsPage
+from ckptfmt_tui.screens.merge import MergePage, Target
 from ckptfmt_tui.screens.prune import PrunePage
 from ckptfmt_tui.screens.store import StorePage
 from ckptfmt_tui.widgets import path_picker
@@ -169,3 +174,39 @@ def test_one_name_that_cannot_be_read_keeps_no_other_from_being_verified(writabl
         assert "stages/stage-3" not in job.request.refs
 
     piloted(CkptfmtApp(str(writable_store)), act)
+
+
+@pytest.mark.parametrize("told", [b"stop\n", b"go\nstop\n", b""])
+def test_a_stop_whose_signal_is_lost_is_heeded(monkeypatch: pytest.MonkeyPatch, told: bytes) -> None:
+    """What is raised while Python loads a module may be swallowed; a plan is not executed for all that."""
+    monkeypatch.setattr(worker.os, "kill", lambda pid, number: None)
+    monkeypatch.setattr(worker.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(told)))
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    agreement = worker.Agreement(worker.Teller(descriptor))
+    agreement.listen()
+    with pytest.raises(KeyboardInterrupt):
+        agreement.ask({})
+    os.close(descriptor)
+
+
+def test_an_answer_that_comes_as_the_application_is_left_is_not_drawn(
+    made_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Widgets go one after the other then: some may not be there any more."""
+    drawn: list[object] = []
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = app.screen
+        assert isinstance(page, MergePage)
+        page._choose("stages/stage-1")
+        await until(pilot, lambda: page.target is not None)
+        with monkeypatch.context() as patch:
+            patch.setattr(MergePage, "_draw", lambda page: drawn.append(page))  # noqa: PLW0108 - it is a method
+            app._running = False
+            page._looked(Target(page.out, None, 1), begin=False)
+            assert not drawn
+            app._running = True
+            page._looked(Target(page.out, None, 1), begin=False)
+            assert drawn == [page]
+
+    piloted(CkptfmtApp(str(made_store), page="merge"), act)

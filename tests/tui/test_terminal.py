@@ -178,7 +178,7 @@ def test_a_job_that_runs_is_stopped_on_the_way_out(made_store: Path, opened: Ope
     os.kill(worker, signal.SIGSTOP)
     terminal.press("q")
     terminal.until("Stop these jobs and quit?")
-    terminal.press("Tab", "Enter")
+    terminal.press("y")
     os.kill(worker, signal.SIGCONT)
     terminal.left()
     end = time.monotonic() + 20

@@ -29,6 +29,7 @@ from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.table import page_class
 from ckptfmt_tui.ui import Ui
 from ckptfmt_tui.widgets.dialogs import Confirmation, ProblemDialog
+from ckptfmt_tui.widgets.standing import stands
 
 _WATCH_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.5
@@ -211,6 +212,7 @@ class CkptfmtApp(App[int]):
         title: str,
         *,
         then: Callable[[RunningJob], None] | None = None,
+        asks: Callable[[Any], bool] = lambda plan: True,
     ) -> RunningJob:
         """Start a job.
 
@@ -218,8 +220,9 @@ class CkptfmtApp(App[int]):
             job: what to do.
             title: for people.
             then: called once it is over.
+            asks: whether a plan is one to agree to.
         """
-        running = RunningJob(len(self.jobs) + 1, job, title)
+        running = RunningJob(len(self.jobs) + 1, job, title, asks=asks)
         self.jobs.append(running)
         if self.read_only and self._writes(job):  # No page offers it; this is what holds if one does.
             running.refuse(_READ_ONLY)
@@ -281,7 +284,7 @@ class CkptfmtApp(App[int]):
 
     def _jobs_changed(self) -> None:
         for screen in self.screen_stack:
-            if isinstance(screen, Page) and screen.is_attached and screen.is_mounted:
+            if isinstance(screen, Page) and stands(screen) and screen.is_mounted:
                 screen.jobs_changed()
 
     def _watch(self) -> None:
@@ -296,9 +299,14 @@ class CkptfmtApp(App[int]):
         before, self._seen = self._seen, seen
         if before is None or before == seen:
             return
-        for page in {*self._pages.values(), *self.screen_stack}:
-            if isinstance(page, Page) and page.is_attached and page.is_mounted:
-                page.store_changed()
+        pages = [page for page in self.screen_stack if isinstance(page, Page)]
+        for page in {*self._pages.values(), *pages}:
+            if not (stands(page) and page.is_mounted):
+                continue
+            if page is pages[-1]:  # A window may lie over it.
+                page.read_again()
+            else:
+                page.outdate()
 
     async def on_unmount(self) -> None:
         """Stop the jobs that run, and let go of the store."""

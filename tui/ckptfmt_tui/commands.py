@@ -78,7 +78,6 @@ _WORDS: Final[dict[type[Job], Callable[[Any], list[str]]]] = {
     ask.Gc: _gc,
     ask.Prune: _prune,
     ask.Fsck: lambda job: ["fsck", *_options(("--full", job.full))],
-    ask.Optimize: lambda job: ["optimize", *job.refs],
     ask.AddBase: lambda job: ["base", "add", job.name, job.source, *_options(("--keep", "copy" if job.copy else None))],
     ask.VerifyBase: lambda job: ["base", "verify", job.name, *_options(("--path", job.path), ("--full", job.full))],
     ask.LookAt: lambda job: ["show", job.ref, "--tensors"],

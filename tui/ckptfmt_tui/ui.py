@@ -55,8 +55,9 @@ class Ui(Protocol):
         title: str,
         *,
         then: Callable[[RunningJob], None] | None = None,
+        asks: Callable[[Any], bool] = lambda plan: True,
     ) -> RunningJob:
-        """Start a job; `then` is called once it is over."""
+        """Start a job; `then` is called once it is over, `asks` says whether a plan is one to agree to."""
         ...
 
     def agree(self, job: RunningJob) -> None:

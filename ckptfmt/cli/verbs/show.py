@@ -13,7 +13,7 @@ from ckptfmt.cli.output import Line, Styled, width_of
 from ckptfmt.cli.session import Session
 from ckptfmt.cli.text import facts, table
 from ckptfmt.cli.verb import REF, verb
-from ckptfmt.wording import count, short, size, value
+from ckptfmt.wording import count, shape_words, short, size, value
 
 if TYPE_CHECKING:
     from ckptfmt.api.results import Shown
@@ -143,7 +143,7 @@ def tensor_lines(shown: Shown, width: int | None) -> list[Line]:
                 tensor.name,
                 tensor.role,
                 tensor.dtype,
-                "x".join(map(str, tensor.shape)) or "scalar",
+                shape_words(tensor.shape),
                 stored.encoding or "base",
                 size(stored.logical_bytes),
                 size(stored.stored_bytes),

@@ -105,12 +105,6 @@ class Fsck(Job, frozen=True, tag="fsck"):
     full: bool = False
 
 
-class Optimize(Job, frozen=True, tag="optimize"):
-    """Store objects again, smaller; no refs: all."""
-
-    refs: tuple[str, ...] = ()
-
-
 class AddBase(Job, frozen=True, tag="base-add"):
     """Record a base."""
 
@@ -153,7 +147,6 @@ Request = (
     | Gc
     | Prune
     | Fsck
-    | Optimize
     | AddBase
     | VerifyBase
     | KeepBase

@@ -43,6 +43,9 @@ class RunningJob:
         plan: what it will do, once it asks.
         result: what it gave back.
         problem: how it failed.
+        asks: whether a plan is one to agree to: one of nothing waits for nobody's word.
+        was_agreed: whether its plan was agreed to.
+        is_idle: whether it waits with a plan of nothing.
         began_at, ended_at: seconds, monotonic.
     """
 
@@ -56,8 +59,13 @@ class RunningJob:
     plan: Any = None
     result: Any = None
     problem: Problem | None = None
+    asks: Callable[[Any], bool] = lambda plan: True
+    was_agreed: bool = False
+    is_idle: bool = False
     began_at: float = field(default_factory=time.monotonic)
     ended_at: float | None = None
+    _asked_at: float | None = None
+    _waited: float = 0.0
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
     _process: asyncio.subprocess.Process | None = None
 
@@ -68,8 +76,9 @@ class RunningJob:
 
     @property
     def seconds(self) -> float:
-        """How long it ran, or has been running."""
-        return (self.ended_at or time.monotonic()) - self.began_at
+        """How long it worked, or has been working: what it waited for somebody's word does not count."""
+        now = self.ended_at or time.monotonic()
+        return (self._asked_at or now) - self.began_at - self._waited
 
     @property
     def rate(self) -> float:
@@ -140,7 +149,9 @@ class RunningJob:
                 self._sample()
             case Planned(document):
                 self.plan = msgspec.convert(document, type=types[1] or Any)
-                self.state = "asking" if self.state == "running" else self.state
+                if self.state == "running":
+                    self.state, self._asked_at = "asking", time.monotonic()
+                    self.is_idle = not self.asks(self.plan)
             case Finished(document):
                 self.result = msgspec.convert(document, type=types[0])
                 self._end("done", None)
@@ -155,7 +166,14 @@ class RunningJob:
             self._samples.popleft()
 
     def _end(self, state: State, problem: Problem | None) -> None:
+        self._wait_no_longer()
         self.state, self.problem, self.ended_at = state, problem, time.monotonic()
+
+    def _wait_no_longer(self) -> None:
+        self.is_idle = False
+        if self._asked_at is not None:
+            self._waited += time.monotonic() - self._asked_at
+            self._asked_at = None
 
     async def _let_end(self) -> None:
         """Stop it, and wait for that, but not for ever."""
@@ -172,13 +190,15 @@ class RunningJob:
     async def agree(self) -> None:
         """Let it do what it has planned."""
         if self.state == "asking":
-            self.state = "running"
+            self._wait_no_longer()
+            self.state, self.was_agreed = "running", True
             await self._say(f"{GO}\n".encode())
 
     def stop(self) -> None:
         """Ask it to stop. It cleans up behind itself; killed, it would leave nothing half-published either."""
         if self.over:
             return
+        self._wait_no_longer()
         self.state = "stopping"
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(f"{STOP}\n".encode())

@@ -15,7 +15,6 @@ from ckptfmt.api.results import (
     ImportPlan,
     ImportReport,
     MergeReport,
-    OptimizeReport,
     PrunePlan,
     PruneReport,
     RestoreReport,
@@ -135,10 +134,6 @@ def _fsck(store: Store, job: ask.Fsck, progress: Progress, _agree: Agree) -> Fsc
     return store.fsck(full=job.full, progress=progress)
 
 
-def _optimize(store: Store, job: ask.Optimize, progress: Progress, _agree: Agree) -> OptimizeReport:
-    return store.optimize(job.refs, progress=progress)
-
-
 def _add_base(store: Store, job: ask.AddBase, progress: Progress, _agree: Agree) -> BaseReport:
     return store.add_base(job.name, job.source, keep="copy" if job.copy else "reference", progress=progress)
 
@@ -168,7 +163,6 @@ JOBS: Final[dict[type, JobVerb]] = {
     ask.Gc: JobVerb(_gc, GcReport, plan=GcPlanned),
     ask.Prune: JobVerb(_prune, PruneReport, plan=PrunePlan),
     ask.Fsck: JobVerb(_fsck, FsckReport, writes=False),
-    ask.Optimize: JobVerb(_optimize, OptimizeReport),
     ask.AddBase: JobVerb(_add_base, BaseReport),
     ask.VerifyBase: JobVerb(_verify_base, BaseVerified, writes=False),
     ask.KeepBase: JobVerb(_keep_base, BaseKept),

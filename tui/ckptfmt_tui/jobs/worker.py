@@ -62,19 +62,36 @@ class Agreement:
     def __init__(self, teller: Teller) -> None:
         self._teller = teller
         self._agreed = threading.Event()
+        self._is_stopped = False
 
     def listen(self) -> None:
         """Read standard input until it ends; runs in a thread of its own."""
-        while (line := sys.stdin.buffer.readline()).strip() == GO.encode():
+        while sys.stdin.buffer.readline().strip() == GO.encode():
             self._agreed.set()
-        del line
-        # A signal, not a flag: it wakes the main thread from any wait.
+        # A signal wakes the main thread from any wait. One that comes while a module is loaded may be lost, so that
+        # afterwards there is a flag as well.
         os.kill(os.getpid(), signal.SIGINT)
+        self._is_stopped = True
+        self._agreed.set()
 
     def ask(self, plan: object) -> None:
-        """Tell of a plan, and wait."""
+        """Tell of a plan, and wait.
+
+        Raises:
+            KeyboardInterrupt: it is not agreed to.
+        """
         self._teller.tell(Planned(plan))
         self._agreed.wait()
+        self.heed()
+
+    def heed(self) -> None:
+        """Go no further once this process was told to stop.
+
+        Raises:
+            KeyboardInterrupt: it was.
+        """
+        if self._is_stopped:
+            raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -88,6 +105,7 @@ def main() -> int:
         from ckptfmt.api import Store  # noqa: PLC0415 - standard input is listened to before anything is loaded
         from ckptfmt_tui.jobs.verbs import JOBS  # noqa: PLC0415
 
+        agreement.heed()
         with Store.open(path) as store:
             result = JOBS[type(request)].run(store, request, teller, agreement.ask)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # All is done: it is told, whoever stops it now.

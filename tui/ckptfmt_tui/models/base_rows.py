@@ -8,9 +8,9 @@ from typing import Final
 
 from ckptfmt.api.base_places import BaseLook, BasePlace
 from ckptfmt.api.results import BaseReport, BaseVerified, RefRow
-from ckptfmt.problems import Problem
 from ckptfmt.wording import count, short, size
 from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.filters import fits, words_of
 from ckptfmt_tui.models.plans import Said, Tone, some
 
 COLUMNS: Final = (
@@ -132,13 +132,12 @@ def rows_of(looks: Iterable[BaseLook], refs: Sequence[RefRow]) -> tuple[BaseRow,
 
 def fitting(rows: Iterable[BaseRow], words: str) -> tuple[BaseRow, ...]:
     """Bases in which every word of `words` stands, small letters as capitals; also in what is bound to them."""
-    wanted = words.lower().split()
-    made = []
-    for row in rows:
-        text = " ".join((*row.cells("").values(), row.report.record, row.report.root, *row.bound)).lower()
-        if all(word in text for word in wanted):
-            made.append(row)
-    return tuple(made)
+    wanted = words_of(words)
+    return tuple(
+        row
+        for row in rows
+        if fits(" ".join((*row.cells("").values(), row.report.record, row.report.root, *row.bound)), wanted)
+    )
 
 
 def looked(verified: BaseVerified) -> tuple[str, Tone]:
@@ -148,21 +147,16 @@ def looked(verified: BaseVerified) -> tuple[str, Tone]:
     return ("unchanged" if verified.how == "cached" else "read: same"), "good"
 
 
-def verified_lines(verified: BaseVerified) -> tuple[Said, ...]:
-    """Whether a base's files are those that were recorded, in words; what differs a line each."""
-    how = "nothing changed since the last look" if verified.how == "cached" else "every file read"
+def verified_lines(verified: BaseVerified, *, most: int = _MOST_NAMED) -> tuple[Said, ...]:
+    """Whether a base's files are those that were recorded, and how that is known; what differs, a line each."""
+    cached = "not read again: sizes and times are as at the last look"
+    how = cached if verified.how == "cached" else "every file read"
     if verified.how == "read" and verified.published:
-        how += f", {count(verified.published, 'file')} with the Hub's SHA-256 too"
+        how += f", {count(verified.published, 'file')} as the Hub publishes"
     if verified.ok:
         return (Said(f"base {verified.name!r} in {verified.path} is what was recorded ({how})", "good"),)
     lines = [Said(f"base {verified.name!r} in {verified.path} is NOT what was recorded ({how})", "bad")]
-    lines += [Said(f"  differs: {name}", "bad") for name in verified.mismatched[:_MOST_NAMED]]
-    if len(verified.mismatched) > _MOST_NAMED:
-        lines.append(Said(f"  and {len(verified.mismatched) - _MOST_NAMED} more", "bad"))
+    lines += [Said(f"  differs: {name}", "bad") for name in verified.mismatched[:most]]
+    if len(verified.mismatched) > most:
+        lines.append(Said(f"  and {len(verified.mismatched) - most} more", "bad"))
     return tuple(lines)
-
-
-def problem_lines(problem: Problem) -> tuple[Said, ...]:
-    """An error in the words of the command line."""
-    first, *more = problem.lines()
-    return (Said(first, "bad"), *(Said(line, "warn") for line in more))

@@ -48,5 +48,10 @@ def fit(columns: Sequence[Column], width: int) -> tuple[tuple[Column, int], ...]
     return tuple((column, widths[column.key]) for column in kept)
 
 
+def cut_left(text: str, room: int) -> str:
+    """A text in so many columns; a longer one loses its beginning: names of tensors and runs differ at their ends."""
+    return text if len(text) <= room else f"…{text[len(text) - room + 1 :]}" if room > 0 else ""
+
+
 def _needed(columns: Sequence[Column]) -> int:
     return sum(column.width for column in columns) + _GAP * (len(columns) - 1)

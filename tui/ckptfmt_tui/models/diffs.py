@@ -13,14 +13,14 @@ from ckptfmt.api.diff_words import (
     is_in,
     number,
     rank_words,
-    shape_words,
     share,
     short_modules,
     without_factors,
 )
 from ckptfmt.api.results_diff import Cell, ChangedTensor, DiffReport, DiffSummary, ModuleUpdate, ValueChanges
-from ckptfmt.wording import size, value
+from ckptfmt.wording import shape_words, size, value
 from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.filters import fits, words_of
 from ckptfmt_tui.models.heat import Grid, Heat
 
 Kind = Literal["added", "removed", "changed", "same"]
@@ -230,12 +230,12 @@ def chosen(
         order: key of a column: the largest first, `name` by name; with `-` before it the other way round; empty: as
             they come. By `change`, weights and updates stand before optimizer states.
     """
-    wanted = words.lower().split()
+    wanted = words_of(words)
     kept = [
         row
         for row in rows
         if row.kind in kinds
-        and all(word in row.told.lower() for word in wanted)
+        and fits(row.told, wanted)
         and (cell is None or (row.of == cell.of and is_in(cell, row.name)))
     ]
     key, backwards = order.removeprefix("-"), order.startswith("-")

@@ -11,6 +11,7 @@ from ckptfmt.api.repairing import FsckProblem, FsckReport
 from ckptfmt.api.results import Damage, RefRow, VerifyReport
 from ckptfmt.wording import count, duration, short, size
 from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.filters import fits, words_of
 from ckptfmt_tui.models.plans import Said, Tone, some
 
 FOUND_COLUMNS: Final = (
@@ -28,6 +29,14 @@ CHECKPOINT_COLUMNS: Final = (
 BASES: Final = "bases/"
 REPAIR: Final = ("fsck", "--full", "--repair")
 """The words of the command line that repairs what can be known for sure."""
+_EVERYTHING: Final = (
+    "Decoded: what checkpoints need and what is stored of bases. Not looked at: earlier generations, the structure (f)."
+)
+_SOME: Final = "Decoded: all of {}. Not looked at: all others (a), the structure (f)."
+_STRUCTURE: Final = (
+    "Read: names, documents, headers of shards, and whether what is needed is there. Not decoded: stored bytes (F, a)."
+)
+_FULL: Final = "Read: names, documents, every stored byte, and what is needed of files of bases. Nothing was repaired."
 _TONES: Final[dict[str, Tone]] = {"damage": "bad", "problem": "warn", "note": "dim"}
 _DIGEST_LENGTH: Final = 64
 
@@ -78,28 +87,29 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a look came to: a few lines, and its findings."""
+    """What a look came to: a few lines, its findings, and what is said where it found nothing."""
 
     lines: tuple[Said, ...]
     findings: tuple[Finding, ...] = ()
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether it found nothing worse than notes."""
-        return all(finding.level == "note" for finding in self.findings)
+    empty: str = "nothing is damaged"
 
 
-def verified(report: VerifyReport, seconds: float) -> Checked:
-    """What was decoded and compared."""
+def verified(report: VerifyReport, seconds: float, *, refs: int = 0) -> Checked:
+    """What was decoded and compared, and what was not: of so many checkpoints; 0: of all, and of bases."""
     looked = f"{count(report.objects, 'object')}, {size(report.bytes)} decoded in {duration(seconds)}"
+    scope = Said(_SOME.format(count(refs, "checkpoint")) if refs else _EVERYTHING, "dim")
     if not report.damaged:
-        return Checked((Said(f"{looked}: all sound", "good"),))
+        empty = "nothing is damaged in what was decoded" if refs else "nothing is damaged"
+        return Checked((Said(f"{looked}: all sound", "good"), scope), empty=empty)
     findings = tuple(map(_damaged, report.damaged))
-    return Checked((Said(f"{looked}: {len(findings)} damaged", "bad"), Said(_harmed(findings), "warn")), findings)
+    lines = Said(f"{looked}: {len(findings)} damaged", "bad"), Said(_harmed(findings), "warn"), scope
+    return Checked(lines, findings)
 
 
 def checked(report: FsckReport, seconds: float) -> Checked:
-    """What a look at the structure found, the worst first."""
+    """What a look at the structure found, the worst first, and what it did not look at."""
+    scope = Said(_FULL if report.full else _STRUCTURE, "dim")
+    empty = "nothing is damaged" if report.full else "nothing is wrong with the structure"
     looked = (
         f"{count(report.refs, 'name')}, {count(report.documents, 'document')}, {count(report.shards, 'shard')}, "
         f"{count(report.objects, 'object')} in {duration(seconds)}"
@@ -107,9 +117,10 @@ def checked(report: FsckReport, seconds: float) -> Checked:
     findings = tuple(map(_problem, (*report.problems, *report.notes)))
     notes = count(len(report.notes), "note")
     if not report.problems:
-        return Checked((Said(f"{looked}: no problems" + (f", {notes}" if report.notes else ""), "good"),), findings)
+        said = f"{looked}: no problems" + (f", {notes}" if report.notes else "")
+        return Checked((Said(said, "good"), scope), findings, empty)
     told = count(len(report.problems), "problem") + (f", {notes}" if report.notes else "")
-    return Checked((Said(f"{looked}: {told}", "bad"), Said(_harmed(findings), "warn")), findings)
+    return Checked((Said(f"{looked}: {told}", "bad"), Said(_harmed(findings), "warn"), scope), findings)
 
 
 def unreadable(damaged: Iterable[tuple[str, str]], rows: Sequence[RefRow]) -> tuple[Finding, ...]:
@@ -147,13 +158,12 @@ def _harmed(findings: Sequence[Finding]) -> str:
 
 def fitting(findings: Iterable[Finding], words: str) -> tuple[Finding, ...]:
     """Findings in which every word of `words` stands, small letters as capitals."""
-    wanted = words.lower().split()
-    made = []
-    for finding in findings:
-        text = " ".join((*finding.cells().values(), finding.whole, finding.hint or "")).lower()
-        if all(word in text for word in wanted):
-            made.append(finding)
-    return tuple(made)
+    wanted = words_of(words)
+    return tuple(
+        finding
+        for finding in findings
+        if fits(" ".join((*finding.cells().values(), finding.whole, finding.hint or "")), wanted)
+    )
 
 
 def command_of_hint(hint: str | None) -> tuple[str, ...]:

@@ -128,6 +128,44 @@ def column_widths(names: Sequence[str], room: int) -> tuple[int, ...]:
     return tuple(min(width, cap) for width in wanted)
 
 
+def headers(names: Sequence[str], widths: Sequence[int]) -> tuple[str, ...]:
+    """The names in columns of these widths: those that are too long are cut so that no two of them look alike.
+
+    A cut name shows its beginning, or, where others begin alike, what it has from where they differ on.
+    """
+    made = [name if len(name) <= width else f"{name[: width - 1]}…" for name, width in zip(names, widths, strict=True)]
+    for told in {told for told in made if made.count(told) > 1}:
+        alike = [at for at, each in enumerate(made) if each == told]
+        for at, skipped in zip(alike, _told_apart([names[at] for at in alike]), strict=True):
+            made[at] = _from(names[at], skipped, widths[at])
+    for at, name in enumerate(names):
+        if made.count(made[at]) > 1:  # Any part that nobody else shows.
+            parts = (_from(name, begin, widths[at]) for begin in range(len(name)))
+            made[at] = next((part for part in parts if part not in made), made[at])
+    return tuple(made)
+
+
+def _told_apart(names: Sequence[str]) -> list[int]:
+    """The place in each name at which it differs first from the one of the others that is the most like it."""
+    shared = [max((_alike(name, other) for other in names if other != name), default=0) for name in names]
+    return [min(same, len(name) - 1) for same, name in zip(shared, names, strict=True)]
+
+
+def _alike(first: str, second: str) -> int:
+    """How many letters two names begin with alike."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+
+
+def _from(name: str, at: int, width: int) -> str:
+    """A name in `width` columns, so that the letter at a place is among them."""
+    if len(name) <= width:
+        return name
+    begin = min(at, len(name) - width + 1)
+    return f"…{name[begin:]}" if len(name) - begin < width else f"…{name[begin : begin + width - 2]}…"
+
+
 def window(widths: Sequence[int], first: int, current: int, room: int) -> tuple[int, int]:
     """Columns from and before which are in sight, where the first was `first` and `current` has to be."""
     first = min(max(first, 0), current)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Final
 
 from rich.text import Text
 
 from ckptfmt.api.results_tensor import Copy, Figures, Holder, TensorLook
 from ckptfmt.wording import clean, count, ratio, short, size
 from ckptfmt_tui.models.bars import bar
+from ckptfmt_tui.models.texts import fact
 
-_WIDTH = 11
-_SECOND = 22
-_DIGEST = 64
-_MOST_HOLDERS = 40
+_WIDTH: Final = 11
+_SECOND: Final = 22
+_DIGEST: Final = 64
+_MOST_HOLDERS: Final = 40
+_fact = partial(fact, width=_WIDTH)
 
 
 def number(value: float | int | None) -> str:
@@ -158,9 +162,3 @@ def _holder(holder: Holder, look: TensorLook) -> str:
     if holder.tensor is None:
         return f"{clean(holder.ref)}: a file"
     return clean(holder.ref) if holder.tensor == look.name else f"{clean(holder.ref)}: {clean(holder.tensor)}"
-
-
-def _fact(text: Text, name: str, told: str, *, style: str = "") -> None:
-    if told:
-        text.append(f"{name:<{_WIDTH}}", style="dim")
-        text.append(f"{clean(told)}\n", style=style)

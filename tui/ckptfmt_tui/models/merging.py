@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from ckptfmt.api.recipes import RecipeReport, RecipeStep
-from ckptfmt.api.results import BaseVerified, MergeReport
+from ckptfmt.api.results import BaseVerified, MergeReport, RefRow
 from ckptfmt.wording import count, short, size
+from ckptfmt_tui.models.base_rows import verified_lines
 from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.models.plans import Row, Said
 
@@ -18,6 +20,7 @@ COLUMNS: Final = (
     Column("rank", "RANK", 5, 2, "right"),
     Column("how", "HOW", 32, 3, grows=True),
 )
+PICK_COLUMNS: Final = (Column("ref", "CHECKPOINT", 28, 0, grows=True), Column("told", "", 24, 1, grows=True))
 _HOWS: Final = {
     "continue": "on the merged stage before",
     "stack": "beside the adapters before",
@@ -74,6 +77,20 @@ def _step(at: int, step: RecipeStep) -> Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Mergeable:
+    """A checkpoint to pick: what is told of it, and why it cannot be merged, where its manifest says so."""
+
+    ref: str
+    told: str
+    refusal: str | None
+
+
+def mergeable(rows: Iterable[RefRow], refusals: Mapping[str, str]) -> tuple[Mergeable, ...]:
+    """Checkpoints to pick from, in their order: also those that cannot be merged, each with the reason."""
+    return tuple(Mergeable(row.ref, f"{row.layout}  {row.base or 'no base'}", refusals.get(row.ref)) for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
 class BaseState:
     """How a base stands before a merge. `stands`: whether a merge onto it can begin."""
 
@@ -83,19 +100,11 @@ class BaseState:
 
 def verified(report: BaseVerified) -> BaseState:
     """A base that was compared with its record."""
-    how = "unchanged since it was last read" if report.how == "cached" else "every file read now"
+    lines = verified_lines(report, most=_MOST_NAMED)
     if report.ok:
-        hub = f", {count(report.published, 'file')} as the Hub publishes" if report.published else ""
-        return BaseState(
-            stands=True,
-            lines=(Said(f"base {report.name!r} in {report.path} is what was recorded ({how}{hub})", "good"),),
-        )
-    told = [Said(f"base {report.name!r} in {report.path} is NOT what was recorded: nothing is merged onto it", "bad")]
-    told += [Said(f"  differs: {name}", "bad") for name in report.mismatched[:_MOST_NAMED]]
-    if len(report.mismatched) > _MOST_NAMED:
-        told.append(Said(f"  and {len(report.mismatched) - _MOST_NAMED} more", "bad"))
-    told.append(Said(f"hint: ckptfmt base verify {report.name} --path DIR, with a DIR that holds the recorded files"))
-    return BaseState(stands=False, lines=tuple(told))
+        return BaseState(stands=True, lines=lines)
+    hint = f"hint: ckptfmt base verify {report.name} --path DIR, with a DIR that holds the recorded files"
+    return BaseState(stands=False, lines=(*lines, Said("Nothing is merged onto it.", "bad"), Said(hint, "warn")))
 
 
 def merged(report: MergeReport) -> tuple[Said, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from ckptfmt.wording import count, ratio, size
+from ckptfmt.wording import count, size
 from ckptfmt_tui.jobs import requests as ask
 from ckptfmt_tui.jobs.requests import Job
+from ckptfmt_tui.models.base_rows import verified_lines
 
 _MOST: Final = 8
 
@@ -61,13 +62,8 @@ def _prune(result: Any) -> list[str]:
 
 def _fsck(result: Any) -> list[str]:
     looked = f"{count(result.refs, 'ref')}, {count(result.shards, 'shard')}, {count(result.objects, 'object')}"
-    return [f"{looked}: {count(len(result.problems), 'problem')}" if result.problems else f"{looked}: no problem"]
-
-
-def _optimize(result: Any) -> list[str]:
-    times = ratio(result.before_bytes, result.after_bytes)
-    told = f"{size(result.before_bytes)} before, {size(result.after_bytes)} now{f', {times} smaller' if times else ''}"
-    return [told, *_listed([f"{each.ref}: {each.smaller:,} of {each.tried:,} smaller" for each in result.checkpoints])]
+    sound = "no problems" if result.full else "no problems with the structure"
+    return [f"{looked}: {count(len(result.problems), 'problem')}" if result.problems else f"{looked}: {sound}"]
 
 
 def _merge(result: Any) -> list[str]:
@@ -81,15 +77,12 @@ def _base(result: Any) -> list[str]:
 
 
 def _verify_base(result: Any) -> list[str]:
-    if result.ok:
-        how = "its files were read" if result.how == "read" else "nothing speaks for a change since they were last read"
-        return [f"as recorded, in {result.path}: {how}"]
-    return [f"other than recorded, in {result.path}:", *_listed(list(result.mismatched))]
+    return [line.text for line in verified_lines(result, most=_MOST)]
 
 
 def _look_at(result: Any) -> list[str]:
-    copies = count(len(result.copies), "copy").replace("copys", "copies")
-    return [f"{result.name}: {size(result.size_bytes)}, {copies} in the store, needed by {result.holding:,} others"]
+    copies, others = count(len(result.copies), "copy"), count(result.holding, "other")
+    return [f"{result.name}: {size(result.size_bytes)}, {copies} in the store, needed by {others}"]
 
 
 _WORDS: Final[dict[type[Job], Callable[[Any], list[str]]]] = {
@@ -107,7 +100,6 @@ _WORDS: Final[dict[type[Job], Callable[[Any], list[str]]]] = {
     ask.Gc: _gc,
     ask.Prune: _prune,
     ask.Fsck: _fsck,
-    ask.Optimize: _optimize,
     ask.AddBase: _base,
     ask.VerifyBase: _verify_base,
     ask.KeepBase: lambda result: [f"{size(result.bytes)} copied into the store"],

@@ -71,5 +71,5 @@ def stay(number: int) -> str:
 
 def problem_lines(problem: Problem) -> tuple[Said, ...]:
     """An error in the words of the command line."""
-    told = problem.lines()
-    return (Said(told[0], "bad"), *(Said(line) for line in told[1:]))
+    first, *more = problem.lines()
+    return (Said(first, "bad"), *(Said(line, "warn") for line in more))

@@ -10,6 +10,7 @@ from ckptfmt.api.results_reclaim import CleanupPlanned, CleanupReport, PurgeRepo
 from ckptfmt.wording import count, size
 from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.models.plans import Question, Row, Said, Shown, some, stay
+from ckptfmt_tui.models.trees import below
 
 CLEANUP_COLUMNS: Final = (
     Column("what", "FILE", 26, 0, grows=True),
@@ -27,7 +28,7 @@ def cleanup_plan(plan: CleanupPlanned, refused: Sequence[RefusedFile]) -> Shown:
         rows.append(
             Row(
                 {
-                    "what": _below(each.path, plan.directories),
+                    "what": below(each.path, plan.directories),
                     "does": "" if each.files else "in",
                     "bytes": size(each.freed_bytes) if each.files else "",
                     "why": _resumes_words(each.resumes) if each.files else "taken in only: others take less then",
@@ -69,23 +70,13 @@ def cleanup_plan(plan: CleanupPlanned, refused: Sequence[RefusedFile]) -> Shown:
 
 
 def _stays(path: str, amount: str, reason: str, tops: Sequence[str]) -> Row:
-    cells = {"what": f"  {_below(path, tops)}", "does": "stays", "bytes": amount, "why": reason, "ref": ""}
+    cells = {"what": f"  {below(path, tops)}", "does": "stays", "bytes": amount, "why": reason, "ref": ""}
     return Row(cells, "dim", (path, f"stays: {reason}"))
 
 
 def _directory_of(checkpoint: str, file: str) -> str:
     """The directory of a checkpoint: a checkpoint of one file is called by its path without the suffix."""
     return checkpoint if file.startswith(f"{checkpoint}/") else os.path.dirname(file)
-
-
-def _below(path: str, tops: Sequence[str]) -> str:
-    """A path as it is told below one of some directories."""
-    for top in tops:
-        if path == top or path.startswith(f"{top}/"):
-            inner = path[len(top) + 1 :]
-            name = os.path.basename(top)
-            return f"{name}/{inner}" if inner else name
-    return path
 
 
 def _resumes_words(resumes: bool | None) -> str:  # noqa: FBT001 - one of three answers
@@ -142,7 +133,10 @@ def _cleanup_question(plan: CleanupPlanned) -> Question | None:
             else "Its files are then deleted at once: only the store has them. 'restore' gives them back.",
             "" if held else "warn",
         ),
-        Said(f"All else stays where it is, {count(len(plan.staying), 'redundant file')} among it."),
+        Said(
+            "All else stays where it is"
+            + (f", {count(len(plan.staying), 'redundant file')} among it." if plan.staying else ".")
+        ),
     ]
     lost = [each for each in going if each.resumes is False]
     if lost:

@@ -113,7 +113,7 @@ def prune_plan(plan: PrunePlan) -> Shown:
         kept = sum(bool(each.reasons) for each in refs)
         head = f"{kept} of {len(refs)} kept, ordered by {plan.orders[run]}"
         rows.append(Row({"does": "", "ref": run or "(no run)", "why": head}, "bold"))
-        rows += [_ref_row(each) for each in refs]
+        rows += [_ref_row(each, each.ref.removeprefix(f"{run}/")) for each in refs]
     own = sum(each.exclusive_bytes for each in plan.dropped)
     lines = (
         Said(f"drops {count(len(plan.dropped), 'name')}, keeps {len(plan.kept)}", "warn" if plan.dropped else "good"),
@@ -132,11 +132,12 @@ def prune_plan(plan: PrunePlan) -> Shown:
     return Shown(tuple(rows), lines, question)
 
 
-def _ref_row(each: PlannedRef) -> Row:
+def _ref_row(each: PlannedRef, name: str) -> Row:
+    """A checkpoint below its run, so that its own part of the name is what there is room for."""
     return Row(
         {
             "does": "keep" if each.reasons else "drop",
-            "ref": f"  {each.ref}",
+            "ref": f"  {name}",
             "step": "" if each.step is None else f"{each.step:,}",
             "stage": "" if each.stage is None else str(each.stage),
             "own": size(each.exclusive_bytes),

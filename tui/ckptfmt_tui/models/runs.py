@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from ckptfmt.api.results import RefRow
+from ckptfmt_tui.models.filters import fits, words_of
 
 Order = Literal["name", "size", "time"]
 ORDERS: Final[tuple[Order, ...]] = ("name", "size", "time")
@@ -186,10 +187,8 @@ def fitting(rows: Sequence[RefRow], texts: Sequence[str], words: str) -> tuple[R
         texts: `text_of` each.
         words: separated by spaces; none fits all.
     """
-    wanted = words.lower().split()
-    if not wanted:
-        return tuple(rows)
-    return tuple(row for row, text in zip(rows, texts, strict=True) if all(word in text for word in wanted))
+    wanted = words_of(words)
+    return tuple(row for row, text in zip(rows, texts, strict=True) if fits(text, wanted))
 
 
 def branches(nodes: Iterable[Branch | RefRow]) -> frozenset[str]:

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from ckptfmt.format.dtypes import BITS
 from ckptfmt.format.manifest import Manifest, Tensor
+from ckptfmt.wording import shape_words
+from ckptfmt_tui.models.filters import words_of
 
 ORDERS: Final = ("file", "name", "size", "stored", "encoding", "ratio", "dtype", "role")
 FALLS: Final = frozenset({"size", "stored", "ratio"})
@@ -77,7 +79,7 @@ class TensorList:
         if order not in self._orders:
             self._orders[order] = sorted(self._orders["file"], key=self._keys[order])
         rows = self._orders[order]
-        if wanted := words.lower().split():
+        if wanted := words_of(words):
             if not self._texts:
                 self._texts = texts_of(self.manifest, self.kept)
             texts = self._texts
@@ -92,11 +94,6 @@ def texts_of(manifest: Manifest, kept: _Kept | None) -> list[str]:
     """What a filter looks at, of each tensor, in small letters."""
     told = ("",) * len(manifest.tensors) if kept is None else [encoding or "base" for encoding, _ in kept]
     return [
-        f"{tensor.name} {tensor.role} {tensor.dtype} {tensor.part or ''} {encoding} {shape_text(tensor.shape)}".lower()
+        f"{tensor.name} {tensor.role} {tensor.dtype} {tensor.part or ''} {encoding} {shape_words(tensor.shape)}".lower()
         for tensor, encoding in zip(manifest.tensors, told, strict=True)
     ]
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """`4096x11008`; a tensor without dimensions is `scalar`."""
-    return "x".join(map(str, shape)) or "scalar"

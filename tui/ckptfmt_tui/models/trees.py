@@ -9,6 +9,7 @@ from typing import Final, Literal, get_args
 
 from ckptfmt.api.results_reclaim import RedundantFile, ScannedCheckpoint, ScanReport
 from ckptfmt.wording import count
+from ckptfmt_tui.models.filters import fits, words_of
 
 KeepWeights = Literal["full", "adapter", "none"]
 KEEPS: Final[tuple[KeepWeights, ...]] = get_args(KeepWeights)
@@ -88,7 +89,7 @@ def tree(report: ScanReport, directories: Sequence[str] = ()) -> tuple[Node, ...
     for each in files.get(None, ()):
         runs.setdefault(os.path.dirname(each.path), []).append(_file(each))
     made = [
-        Node("run", path, _below(path, directories), sum(node.bytes for node in nodes), tuple(nodes))
+        Node("run", path, below(path, directories), sum(node.bytes for node in nodes), tuple(nodes))
         for path, nodes in runs.items()
     ]
     return tuple(sorted(made, key=lambda node: (-node.going("none"), node.path)))
@@ -105,7 +106,8 @@ def _file(each: RedundantFile) -> Node:
     return Node("file", each.path, name, each.bytes, file=each)
 
 
-def _below(path: str, directories: Sequence[str]) -> str:
+def below(path: str, directories: Sequence[str]) -> str:
+    """A path as it is told below one of some directories; one that lies in none of them stays as it is."""
     for top in directories:
         if path == top or path.startswith(f"{top}/"):
             inner = path[len(top) + 1 :]
@@ -115,28 +117,27 @@ def _below(path: str, directories: Sequence[str]) -> str:
 
 def lines(nodes: Sequence[Node], closed: frozenset[str], words: str = "") -> tuple[Line, ...]:
     """The tree's lines; those below what is closed are left out, and what `words` do not fit."""
-    wanted = words.lower().split()
+    wanted = words_of(words)
     made: list[Line] = []
     for run in nodes:
-        below: list[Line] = []
+        inner: list[Line] = []
         for child in run.children:
             owner = child.path if child.kind == "checkpoint" else ""
             files = [Line(2, file, owner, None) for file in child.children if _fits(file, wanted)]
             if not files and not _fits(child, wanted):
                 continue
             folded = child.path in closed and not wanted
-            below.append(Line(1, child, owner, not folded if child.children else None))
-            below += [] if folded else files
-        if below or not wanted:
+            inner.append(Line(1, child, owner, not folded if child.children else None))
+            inner += [] if folded else files
+        if inner or not wanted:
             folded = run.path in closed and not wanted
             made.append(Line(0, run, "", not folded))
-            made += [] if folded else below
+            made += [] if folded else inner
     return tuple(made)
 
 
 def _fits(node: Node, words: Sequence[str]) -> bool:
-    text = f"{node.path} {node.file.reason if node.file else ''} {node.seen.layout if node.seen else ''}".lower()
-    return all(word in text for word in words)
+    return fits(f"{node.path} {node.file.reason if node.file else ''} {node.seen.layout if node.seen else ''}", words)
 
 
 def why(node: Node) -> str:

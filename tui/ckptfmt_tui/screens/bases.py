@@ -22,12 +22,13 @@ from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models import base_rows as told
 from ckptfmt_tui.models.base_rows import BaseRow
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.plans import Said, Tone
+from ckptfmt_tui.models.plans import Said, Tone, problem_lines
 from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.screens.plan import STYLES, text_of
 from ckptfmt_tui.widgets.dialogs import Confirmation, Field, Form
 from ckptfmt_tui.widgets.path_picker import PathPicker
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 _KEEPS: Final = ("reference", "copy")
@@ -56,6 +57,7 @@ class BasesPage(Page):
         super().__init__()
         self._bases: tuple[BaseRow, ...] = ()
         self._looks: dict[str, RunningJob] = {}
+        self._looked_at: dict[str, str] = {}
         self._shown: str | None = None
 
     def body(self) -> ComposeResult:
@@ -93,6 +95,9 @@ class BasesPage(Page):
                 self.table.show_rows((), empty=answer.problem.message)
             return
         self._bases = answer.value.rows
+        # What a look came to holds for what it looked at: not for another base that is called the same by now.
+        records = self._records()
+        self._looks = {name: job for name, job in self._looks.items() if records.get(name) == self._looked_at[name]}
         shown = self.query_one("#damaged", Static)
         shown.display = bool(answer.value.damaged)
         lines = [f"cannot be read: {name}: {why}" for name, why in answer.value.damaged]
@@ -100,6 +105,9 @@ class BasesPage(Page):
             lines[-1] += "; see the page Verify"
         shown.update(Text("\n".join(map(clean, lines))))
         self._draw()
+
+    def _records(self) -> dict[str, str]:
+        return {row.name: row.report.record for row in self._bases}
 
     def _draw(self) -> None:
         current = self.table.current
@@ -154,7 +162,7 @@ class BasesPage(Page):
         if job is not None and job.state == "done":
             return told.verified_lines(job.result)
         if job is not None and job.problem is not None and job.state == "failed":
-            return told.problem_lines(job.problem)
+            return problem_lines(job.problem)
         return ()
 
     @on(VirtualTable.Picked)
@@ -222,6 +230,7 @@ class BasesPage(Page):
             self.app.notify("it is being read already: x stops that", severity="warning", timeout=5)
             return
         title = f"read base {request.name}" if request.full else f"verify base {request.name}"
+        self._looked_at[request.name] = self._records().get(request.name, "")
         self._looks[request.name] = self.ui.start(request, title, then=self._verified)
         self._tell()
         self.tell_command(self.ui.command_of(request))
@@ -232,7 +241,7 @@ class BasesPage(Page):
         elif job.state == "done":
             first = told.verified_lines(job.result)[0]
             self.app.notify(clean(first.text), severity="information" if job.result.ok else "error", timeout=8)
-        if self.is_attached:
+        if stands(self):
             self.store_changed()
 
     def action_keep(self) -> None:
@@ -248,7 +257,7 @@ class BasesPage(Page):
             f"Copy base {row.name} into the store?",
             [
                 f"Reads {size(row.report.bytes)} and writes at most as much; its files stay where they are.",
-                f"{count(len(row.needing), 'checkpoint')} that need its files then come back without them.",
+                f"Then no file outside of the store is needed for {count(len(row.needing), 'checkpoint')}.",
             ],
             command=self.ui.command_of(request),
         )
@@ -267,7 +276,7 @@ class BasesPage(Page):
             self.ui.tell_problem(job.problem)
         elif job.state == "done":
             self.app.notify(words(), title=job.title, timeout=6)
-        if self.is_attached:
+        if stands(self):
             self.store_changed()
 
     def action_drop(self) -> None:
@@ -291,8 +300,7 @@ class BasesPage(Page):
         self.ask(lambda store: store.drop_base(name), self._dropped)
 
     def _dropped(self, answer: Answer[RefChanged]) -> None:
-        if answer.problem is not None:
-            self.ui.tell_problem(answer.problem)
+        self.value_of(answer)
         self.store_changed()
 
     def action_stop(self) -> None:

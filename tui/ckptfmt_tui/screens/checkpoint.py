@@ -14,12 +14,13 @@ from ckptfmt.api import Store
 from ckptfmt.api.contents import Contents, Kept
 from ckptfmt.api.results import Log, RefRow
 from ckptfmt.format.manifest import File
-from ckptfmt.wording import clean, count, ratio, short, size, value
+from ckptfmt.wording import clean, count, ratio, shape_words, short, size, value
 from ckptfmt_tui import commands
 from ckptfmt_tui.keys import SECTIONS
-from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.columns import Column, cut_left
+from ckptfmt_tui.models.filters import fits, words_of
 from ckptfmt_tui.models.settings import Curve, Setting, curves, numbers_of, settings_rows
-from ckptfmt_tui.models.tensors import FALLS, ORDERS, TensorList, shape_text, texts_of
+from ckptfmt_tui.models.tensors import FALLS, ORDERS, TensorList, texts_of
 from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.screens import deeds
 from ckptfmt_tui.screens.facts import info_text
@@ -63,7 +64,7 @@ class CheckpointPage(Page):
     PAGE = "checkpoint"
     TAB = "store"
     CSS: ClassVar[str] = """
-    CheckpointPage #head { height: 1; padding: 0 1; background: $surface; }
+    CheckpointPage #head { height: 1; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
     CheckpointPage #parts { height: 1fr; }
     CheckpointPage #info { padding: 1 2; background: $surface; }
     CheckpointPage #metrics { width: 2fr; max-width: 48; }
@@ -188,7 +189,7 @@ class CheckpointPage(Page):
 
     def _tell_head(self) -> None:
         held = self.held
-        head = Text(no_wrap=True, overflow="ellipsis")
+        head = Text()
         at = f"@{held.generation}" if held and held.generation and "@" not in self.ref else ""
         head.append(f"{clean(self.ref)}{at}", style="bold")
         if self._gone:
@@ -233,12 +234,8 @@ class CheckpointPage(Page):
             self.query_one("#parts", ContentSwitcher).current = "tensors"
         self._draw_tensors()
         self.table("files").show_rows(_files_fitting(self.held.manifest.files, words), empty="nothing fits the filter")
-        wanted = words.lower().split()
-        rows = [
-            row
-            for row in settings_rows(self.held.manifest)
-            if all(word in f"{row.group} {row.key} {row.told}".lower() for word in wanted)
-        ]
+        wanted = words_of(words)
+        rows = [row for row in settings_rows(self.held.manifest) if fits(f"{row.group} {row.key} {row.told}", wanted)]
         self.table("settings").show_rows(rows, empty="nothing fits the filter" if wanted else None)
 
     # Tensors
@@ -264,15 +261,14 @@ class CheckpointPage(Page):
         if listed is None:
             return ""
         tensor = listed.tensors[at]
-        if column.key == "name":  # Names differ at their ends.
-            name = clean(tensor.name)
-            return name if len(name) <= room else f"…{name[len(name) - room + 1 :]}"
+        if column.key == "name":
+            return cut_left(clean(tensor.name), room)
         if column.key == "role":
             return tensor.role
         if column.key == "dtype":
             return tensor.dtype
         if column.key == "shape":
-            return shape_text(tensor.shape)
+            return shape_words(tensor.shape)
         if column.key == "size":
             return size(listed.size(at))
         encoding = listed.encoding(at)
@@ -369,12 +365,8 @@ def _of_run(store: Store, run: str) -> list[RefRow]:
 
 
 def _files_fitting(files: tuple[File, ...], words: str) -> list[File]:
-    wanted = words.lower().split()
-    return [
-        file
-        for file in files
-        if all(word in f"{file.path} {file.container} {file.reason or ''}".lower() for word in wanted)
-    ]
+    wanted = words_of(words)
+    return [file for file in files if fits(f"{file.path} {file.container} {file.reason or ''}", wanted)]
 
 
 def _file_cell(file: File, column: Column, room: int) -> Cell:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from msgspec import structs
 from rich.text import Text
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
+from textual.worker import get_current_worker
 
 from ckptfmt.api.results_reclaim import ScanReport
+from ckptfmt.problems import Problem
 from ckptfmt.wording import clean, count, size
+from ckptfmt_tui.browsing import refused
 from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.jobs.running import RunningJob
+from ckptfmt_tui.models.amounts import amount
 from ckptfmt_tui.models.bars import split_bar
 from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.models.trees import KEEPS, KeepWeights, Line, Node, details, goes, lines, tree, why
@@ -25,6 +29,7 @@ from ckptfmt_tui.screens.receipts import ReceiptsPage
 from ckptfmt_tui.widgets.dialogs import Field, Form
 from ckptfmt_tui.widgets.job_bar import progress_words
 from ckptfmt_tui.widgets.path_picker import PathPicker
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 COLUMNS: Final = (
@@ -39,7 +44,18 @@ _KEEP_WORDS: Final[dict[KeepWeights, str]] = {
     "full": "full weights stay too: only exact copies go",
     "none": "no weights and no training state stay",
 }
+_MOST_DAYS: Final = 36_500
 _NOTHING: Final = "no directory yet: d chooses one, and looks for what is redundant in it"
+
+
+class _Found(NamedTuple):
+    """What a look that ended well came to, kept for the case that the next one does not."""
+
+    directories: tuple[str, ...]
+    report: ScanReport
+    runs: tuple[Node, ...]
+    left: frozenset[str]
+    job: RunningJob
 
 
 class CleanupPage(Page):
@@ -65,6 +81,8 @@ class CleanupPage(Page):
         self._folded: frozenset[str] = frozenset()
         self._left: frozenset[str] = frozenset()
         self._most = 1
+        self._faults: dict[str, str] = {}
+        self._last: _Found | None = None
 
     def body(self) -> ComposeResult:
         """See `Page.body`."""
@@ -101,24 +119,52 @@ class CleanupPage(Page):
         """Look through the directories."""
         if self.job is not None and not self.job.over:
             self.job.stop()
+        if self.report is not None and self.job is not None:
+            found = self.job.request.directories if isinstance(self.job.request, jobs.Scan) else ()
+            self._last = _Found(found, self.report, self._runs, self._left, self.job)
         title = "scan " + ", ".join(map(os.path.basename, self.directories))
         self.job = self.ui.start(jobs.Scan(self.directories), title, then=self._scanned)
         self.report, self._runs, self._left = None, (), frozenset()
         self._draw()
 
     def _scanned(self, job: RunningJob) -> None:
-        if job is not self.job or not self.is_attached:
+        if job is not self.job or not stands(self):
             return
         if job.problem is not None and job.state == "failed":
-            self.directories = ()
-            self.ui.tell_problem(job.problem)
+            self._look_for_faults(self.directories, job.problem)
         if job.state == "done":
-            self.report = job.result
+            self.report, self._last = job.result, None
             self._runs = tree(job.result, self.directories)
             self._folded = frozenset(
                 child.path for node in self._runs for child in node.children if len(self._runs) > 1
             )
         self._draw()
+
+    @work(thread=True, exclusive=True, group="faults")
+    def _look_for_faults(self, directories: tuple[str, ...], problem: Problem) -> None:
+        """Find out which of them cannot be looked into, in a thread: a disk of the network may not answer at once."""
+        worker, faults = get_current_worker(), {each: refused(each, "directory") for each in directories}
+        if not worker.is_cancelled and stands(self):
+            found = {path: fault for path, fault in faults.items() if fault is not None}
+            self.app.call_from_thread(self._found_faults, directories, found, problem)
+
+    def _found_faults(self, directories: tuple[str, ...], faults: dict[str, str], problem: Problem) -> None:
+        if not stands(self) or directories != self.directories:
+            return
+        self.ui.tell_problem(problem)
+        self._faults = {**self._faults, **faults}
+        # Where nothing speaks against any of them, what was found before is what is left.
+        before = self._last
+        left = tuple(each for each in directories if each not in faults)
+        if before is not None and before.directories == (left if faults else before.directories):
+            self.directories, self.report, self._runs, self._left, self.job = before
+            self._draw()
+        elif faults and left:
+            self.directories = left
+            self.scan()
+        else:
+            self.directories = ()
+            self._draw()
 
     def jobs_changed(self) -> None:
         """See `Page.jobs_changed`."""
@@ -142,19 +188,18 @@ class CleanupPage(Page):
         self._tell()
 
     def _tell(self) -> None:
-        shown = ", ".join(self.directories)
-        self.query_one("#directories", Static).update(
-            Text(clean(shown), style="bold", no_wrap=True, overflow="ellipsis")
-            if shown
-            else Text("Find what is redundant, and free it; nothing goes that does not come back.", style="dim")
-        )
+        text = Text(clean(", ".join(self.directories)), style="bold")
+        for path, fault in self._faults.items():
+            text.append(f"{'   ' if text else ''}{clean(path)}: {fault}", style="red")
+        welcome = Text("Find what is redundant, and free it; nothing goes that does not come back.", style="dim")
+        self.query_one("#directories", Static).update(text or welcome)
         self.query_one("#totals", Static).update(self._totals())
         # A cleanup of nothing has no command line: without --only it would take everything.
         takes = self.directories and self.plan_request.only != ()
         self.tell_command(self.ui.command_of(self.plan_request if takes else jobs.Scan(self.directories or ("DIR",))))
 
     def _totals(self) -> Text:
-        text = Text(no_wrap=True, overflow="ellipsis")
+        text = Text()
         if self.report is not None:
             report = self.report
             text.append(f"{count(len(report.checkpoints), 'checkpoint')}, {count(report.files, 'file')}: ")
@@ -164,6 +209,8 @@ class CleanupPage(Page):
             if report.unread:
                 text.append(f"  {count(len(report.unread), 'path')} not looked at", style="yellow")
             text.append("\n")
+            if self._is_old:
+                text.append("cleaned, undone or purged since: F5 looks again   ", style="bold yellow")
         text.append("keep weights ", style="dim")
         text.append(self.keep, style="bold")
         text.append("  hold ", style="dim")
@@ -172,6 +219,24 @@ class CleanupPage(Page):
             text.append(f"  {count(len(self._left), 'checkpoint')} left out", style="yellow")
         text.append(f"  {_KEEP_WORDS[self.keep]}", style="dim")
         return text
+
+    @property
+    def _is_old(self) -> bool:
+        """Whether files were moved since the look: by a cleanup, an undo or a purge of this application."""
+        since = self.ui.jobs[self.job.number :] if self.job is not None else []
+        return any(
+            job.over
+            and (
+                (isinstance(job.request, jobs.Cleanup | jobs.Purge) and job.was_agreed)
+                or (isinstance(job.request, jobs.Undo) and job.state != "failed")
+            )
+            for job in since
+        )
+
+    def on_screen_resume(self) -> None:
+        """What lay above may have moved files."""
+        if self.query("#totals"):
+            self._tell()
 
     def filtered(self, words: str) -> None:
         """See `Page.filtered`."""
@@ -235,12 +300,14 @@ class CleanupPage(Page):
     def _chosen(self, path: object) -> None:
         if isinstance(path, str):
             self.directories = tuple(dict.fromkeys((*self.directories, path)))
+            self._faults.pop(path, None)
             self.scan()
 
     def action_forget(self) -> None:
         """Forget the directories."""
         self.action_stop()
         self.directories, self.report, self._runs, self._left, self.job = (), None, (), frozenset(), None
+        self._faults, self._last = {}, None
         self._draw()
 
     def action_reload(self) -> None:
@@ -280,14 +347,14 @@ class CleanupPage(Page):
             "Hold files before they may be purged",
             [Field("days", "Days", f"{self.hold_days:g}", hint="0: delete at once, after a second look")],
             command=lambda values: self.ui.command_of(
-                structs.replace(self.plan_request, hold_days=_days(values["days"]) or 0.0)
+                structs.replace(self.plan_request, hold_days=amount(values["days"], _MOST_DAYS) or 0.0)
             ),
-            check=lambda values: None if _days(values["days"]) is not None else "a number, at least 0",
+            check=lambda values: None if amount(values["days"], _MOST_DAYS) is not None else "a number, at least 0",
         )
         self.app.push_screen(form, self._held)
 
     def _held(self, values: object) -> None:
-        days = _days(values["days"]) if isinstance(values, dict) else None
+        days = amount(values["days"], _MOST_DAYS) if isinstance(values, dict) else None
         if days is not None:
             self.hold_days = days
             self._draw()
@@ -304,11 +371,3 @@ class CleanupPage(Page):
     def action_receipts(self) -> None:
         """Show what earlier cleanups hold."""
         self.app.push_screen(ReceiptsPage())
-
-
-def _days(text: str) -> float | None:
-    try:
-        days = float(text)
-    except ValueError:
-        return None
-    return days if 0 <= days < 36_500 else None

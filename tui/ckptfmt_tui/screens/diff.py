@@ -12,20 +12,21 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from ckptfmt.api import Store
-from ckptfmt.api.diff_words import number
 from ckptfmt.api.results_diff import Cell, DiffReport, DiffSide
-from ckptfmt.wording import clean, count, short, size
+from ckptfmt.wording import clean, size
 from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models import diffs
 from ckptfmt_tui.models.bars import bar
-from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.heat import Grid, Scale, colour, shade
+from ckptfmt_tui.models.columns import Column, cut_left
+from ckptfmt_tui.models.heat import Grid
 from ckptfmt_tui.reading import Answer
+from ckptfmt_tui.screens.diff_facts import empty_words, legend_text, side_words, summary_text
 from ckptfmt_tui.screens.page import Page
-from ckptfmt_tui.widgets.choice import Choice, Option
+from ckptfmt_tui.widgets.chooser import OPTION_COLUMNS, Chooser, Option, option_cell
 from ckptfmt_tui.widgets.heat_map import HeatMap
 from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.switches import Switch, Switches
 from ckptfmt_tui.widgets.table import Cell as TableCell
 from ckptfmt_tui.widgets.table import VirtualTable
@@ -69,6 +70,7 @@ class DiffPage(Page):
     DiffPage #found { height: 1fr; display: none; }
     DiffPage #map { height: 1fr; }
     DiffPage #legend { height: 1; padding: 0 1; color: $text-muted; background: $surface; }
+    DiffPage #legend { text-wrap: nowrap; text-overflow: ellipsis; }
     DiffPage #more { height: auto; max-height: 4; padding: 0 1; background: $boost; color: $text-muted; }
     DiffPage #more { text-wrap: nowrap; text-overflow: ellipsis; }
     """
@@ -79,6 +81,8 @@ class DiffPage(Page):
         self._job: RunningJob | None = None
         self._report: DiffReport | None = None
         self._all: dict[View, tuple[diffs.Row, ...]] = {}
+        self._counts: dict[View, dict[diffs.Kind, int]] = {}
+        self._shown_sides: tuple[str, str] = ("", "")
         self._grids: dict[str, Grid] = {}
         self._of: Literal["model", "adapter"] = "model"
         self._view: View = "tensors"
@@ -131,17 +135,23 @@ class DiffPage(Page):
 
     def action_choose(self, letter: str) -> None:
         """Choose A or B."""
-        window = Choice(
+        names = [name for name, _ in self._options]
+        marked = self.ui.marks.get(letter)
+        window = Chooser(
             f"{letter.upper()}: which checkpoint?",
+            OPTION_COLUMNS,
+            option_cell,
             self._options,
-            typed=_is_typed,
+            text=lambda option: option[0],
+            cursor=names.index(marked) if marked in names else 0,
             hint="a part of its name; or ref@2, the beginning of a manifest id, ./path",
+            typed=_typed,
         )
         self.app.push_screen(window, lambda answer: self._choose(letter, answer))
 
     def _choose(self, letter: str, answer: object) -> None:
-        if isinstance(answer, str) and answer:
-            self.ui.marks[letter] = answer
+        if isinstance(answer, tuple):
+            self.ui.marks[letter] = answer[0]
             self._sides()
 
     def action_swap(self) -> None:
@@ -184,7 +194,7 @@ class DiffPage(Page):
             self.show_report(job.result)
         elif job.problem is not None and job.state == "failed":
             self.ui.tell_problem(job.problem)
-        if self.is_attached:
+        if stands(self):
             self._notes()
 
     # What is shown
@@ -192,12 +202,14 @@ class DiffPage(Page):
     def show_report(self, report: DiffReport) -> None:
         """Show a comparison."""
         self._report = report
+        self._shown_sides = self._wanted or (report.a.name, report.b.name)
         self._all = {
             "tensors": diffs.tensor_rows(report),
             "files": diffs.file_rows(report),
             "settings": diffs.value_rows(report.settings),
             "metrics": diffs.value_rows(report.metrics),
         }
+        self._counts = {view: diffs.counts(rows) for view, rows in self._all.items()}
         self._most = diffs.largest(self._all["tensors"])
         grids = {of: diffs.grid_of(report.summary, of) for of in ("model", "adapter")}
         self._grids = {of: grid for of, grid in grids.items() if grid is not None}
@@ -213,7 +225,7 @@ class DiffPage(Page):
         self._focus()
 
     def _sides(self) -> None:
-        told = Text(no_wrap=True, overflow="ellipsis")
+        told = Text()
         report, marks = self._report, self.ui.marks
         for letter in ("a", "b"):
             side: DiffSide | None = getattr(report, letter) if report is not None else None
@@ -221,7 +233,7 @@ class DiffPage(Page):
             told.append(f"{letter.upper()} ", "bold reverse" if name else "dim")
             told.append(f" {clean(name)}" if name else f" not chosen: key {letter}", "bold" if name else "dim")
             if side is not None and side.name == name:
-                told.append(f"  {clean(_side_words(side))}", "dim")
+                told.append(f"  {clean(side_words(side))}", "dim")
             told.append("\n" if letter == "a" else "")
         self.query_one("#sides", Static).update(told)
         self._notes()
@@ -231,8 +243,11 @@ class DiffPage(Page):
         job, report = self._job, self._report
         if job is not None and not job.over:
             notes.update(Text.assemble(("comparing  ", "bold"), progress_words(job), ("  x stops", "dim")))
+        elif report is not None and (self.ui.marks.get("a"), self.ui.marks.get("b")) != self._shown_sides:
+            told = "below are {} and {}: c compares what is chosen now".format(*map(clean, self._shown_sides))
+            notes.update(Text(told, "yellow"))
         elif report is not None and job is not None and job.state == "done":
-            notes.update(_summary(report))
+            notes.update(summary_text(report))
         else:
             notes.update(Text("stopped: c compares again", "yellow") if job and job.state == "stopped" else "")
 
@@ -254,28 +269,31 @@ class DiffPage(Page):
         self._draw()
 
     def _draw(self) -> None:
-        cell = self._chosen_cell
-        for view, rows in self._all.items():
-            table = self.table_of(view)
-            order = self._orders.get(view, "")
-            shown = diffs.chosen(
-                rows,
-                kinds=self._kinds,
-                words=self.filter_words,
-                cell=cell if view == "tensors" else None,
-                order=order,
-            )
-            table.sorted_by = "name" if order == "name" else f"-{order}" if order and order[0] != "-" else order[1:]
-            current = table.current
-            cursor = next((at for at, row in enumerate(shown) if row is current), 0)
-            table.show_rows(shown, cursor=cursor, empty=_empty(rows, self._kinds))
+        """Draw what is in sight; the other parts are drawn when one goes to them."""
+        if self._view != "heat":
+            self._draw_table(self._view)
         self._switches()
         self._more()
 
+    def _draw_table(self, view: View) -> None:
+        table = self.table_of(view)
+        order = self._orders.get(view, "")
+        shown = diffs.chosen(
+            self._all[view],
+            kinds=self._kinds,
+            words=self.filter_words,
+            cell=self._chosen_cell if view == "tensors" else None,
+            order=order,
+        )
+        table.sorted_by = "name" if order == "name" else f"-{order}" if order and order[0] != "-" else order[1:]
+        current = table.current
+        cursor = next((at for at, row in enumerate(shown) if row is current), 0)
+        table.show_rows(shown, cursor=cursor, empty=empty_words(self._counts[view], self._kinds))
+
     def _switches(self) -> None:
         differing = {
-            view: sum(number for kind, number in diffs.counts(rows).items() if kind != "same")
-            for view, rows in self._all.items()
+            view: sum(number for kind, number in counts.items() if kind != "same")
+            for view, counts in self._counts.items()
         }
         views = [
             Switch(view, key, label, self._view == view, f"{differing[view]:,}" if view in differing else "")
@@ -290,7 +308,7 @@ class DiffPage(Page):
             title = "relative change by layer and module" if self._of == "model" else "what the adapters add, compared"
             kinds.show_switches([Switch("other", "", title, on=True, tail=other, marked=False)])
             return
-        found = diffs.counts(self._all[self._view])
+        found = self._counts[self._view]
         words = [
             Switch(kind, diffs.MARKS[kind], f"{kind} {found[kind]:,}", kind in self._kinds) for kind in diffs.KINDS
         ]
@@ -303,9 +321,7 @@ class DiffPage(Page):
         if column.key == "mark":
             return Text(diffs.MARKS[row.kind], style)
         if column.key == "name":
-            name = clean(row.told)
-            name = name if len(name) <= room else f"…{name[len(name) - room + 1 :]}"
-            return Text(name, "dim" if row.kind == "same" else "")
+            return Text(cut_left(clean(row.told), room), "dim" if row.kind == "same" else "")
         if column.key == "bar":
             change = row.ranks.get("change") or 0.0
             return Text(bar(change, self._most, room) if math.isfinite(change) else "", style)
@@ -322,7 +338,7 @@ class DiffPage(Page):
         more.display = row is not None
         if row is not None:
             lines = [Text(clean(row.told), "bold"), *(Text(clean(line)) for line in row.lines)]
-            more.update(Text("\n", no_wrap=True, overflow="ellipsis").join(lines))
+            more.update(Text("\n").join(lines))
 
     def table_of(self, view: View) -> VirtualTable[diffs.Row]:
         """The table of a view."""
@@ -393,12 +409,12 @@ class DiffPage(Page):
 
     @on(HeatMap.Moved)
     def _heat_moved(self, event: HeatMap.Moved) -> None:
-        line = Text(no_wrap=True, overflow="ellipsis")
+        line = Text()
         if event.heat is not None and isinstance(event.heat.source, Cell):
             line.append(f"{clean(diffs.cell_line(event.heat.source))}   ", "bold")
         scale = self.query_one(HeatMap).heat_scale
         if scale is not None:
-            line.append_text(_legend(scale, dark=self.app.current_theme.dark, coloured=not self.app.no_color))
+            line.append_text(legend_text(scale, dark=self.app.current_theme.dark, coloured=not self.app.no_color))
         self.query_one("#legend", Static).update(line)
 
     @on(HeatMap.Picked)
@@ -434,58 +450,8 @@ def _names(store: Store) -> tuple[Option, ...]:
     return (*((row.ref, f"{row.layout}  {size(row.logical_bytes)}") for row in refs), *bases)
 
 
-def _is_typed(text: str) -> bool:
-    """Whether a text is no part of a name, but a path, a generation, or the beginning of a manifest id."""
+def _typed(text: str) -> Option | None:
+    """What is typed, where that is no part of a name, but a path, a generation, or the beginning of a manifest id."""
     text = text.strip()
     hexadecimal = len(text) >= 8 and all(letter in "0123456789abcdef" for letter in text)
-    return text.startswith(("/", "./", "../")) or "@" in text or hexadecimal
-
-
-def _side_words(side: DiffSide) -> str:
-    known = [
-        side.layout if side.kind != "base" else "base",
-        f"base {side.base} ({side.binding})" if side.base else "",
-        "" if side.stage is None else f"stage {side.stage}",
-        "" if side.step is None else f"step {side.step:,}",
-        size(side.logical_bytes),
-        short(side.manifest),
-    ]
-    return ", ".join(each for each in known if each)
-
-
-def _summary(report: DiffReport) -> Text:
-    found, text = report.summary, Text()
-    if found.identical:
-        text.append("no differences", "bold green")
-    elif found.relative_norm is not None:
-        text.append(f"change {number(found.relative_norm)}", "bold")
-    base = {True: f"the same base {report.a.base}", False: "different bases", None: ""}[found.same_base]
-    facts = [
-        found.lineage or "",
-        base,
-        f"{size(found.read_bytes)} read" if found.read_bytes else "",
-        f"{count(found.retyped, 'tensor')} of another dtype in B" if found.retyped else "",
-    ]
-    for fact in facts:
-        if fact:
-            text.append(f"{'   ' if text else ''}{clean(fact)}", "yellow" if fact == "different bases" else "dim")
-    for said in found.notes:
-        text.append(f"{chr(10) if text else ''}{clean(said)}", "yellow")
-    return text
-
-
-def _empty(rows: tuple[diffs.Row, ...], kinds: frozenset[diffs.Kind]) -> str:
-    if not rows:
-        return "there are none"
-    found = diffs.counts(rows)
-    hidden = [f"{number:,} {kind} (key {diffs.MARKS[kind]})" for kind, number in found.items() if number]
-    return f"hidden: {', '.join(hidden)}" if not any(found[kind] for kind in kinds) else "nothing fits the filter"
-
-
-def _legend(scale: Scale, *, dark: bool, coloured: bool) -> Text:
-    text = Text(f"{number(scale.low)} ")
-    for at in range(8):
-        red, green, blue = colour(at / 7, dark=dark)
-        text.append("█" if coloured else shade(at / 7), f"rgb({red},{green},{blue})" if coloured else "")
-    text.append(f" {number(scale.high)}")
-    return text.append(" by factors" if scale.is_logarithmic else "")
+    return (text, "") if text.startswith(("/", "./", "../")) or "@" in text or hexadecimal else None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ckptfmt.api.reclaiming import GcPlanned, GcReport
 from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.models import plans_store as told
+from ckptfmt_tui.models.amounts import amount
 from ckptfmt_tui.models.plans import Row, Said, Shown
 from ckptfmt_tui.screens.plan import PlanPage
 from ckptfmt_tui.screens.prune import prune
 from ckptfmt_tui.widgets.dialogs import Field, Form
 
-_MOST: float = 1e6
+_MOST: Final = 1e6
 
 
 class GcPage(PlanPage):
@@ -60,18 +63,14 @@ class GcPage(PlanPage):
                 Field("grace", "Grace, hours", f"{self.grace_hours:g}", hint="what is younger stays"),
                 Field("history", "History, days", f"{self.history_days:g}", hint="dropped and superseded ones stay"),
             ],
-            command=lambda values: self.ui.command_of(
-                jobs.Gc(_age(values["grace"]) or 0.0, _age(values["history"]) or 0.0)
-            ),
-            check=lambda values: (
-                "numbers, at least 0" if None in (_age(values["grace"]), _age(values["history"])) else None
-            ),
+            command=lambda values: self.ui.command_of(_asked(values)),
+            check=lambda values: "numbers, at least 0" if None in _ages(values) else None,
         )
         self.app.push_screen(form, self._changed)
 
     def _changed(self, values: object) -> None:
         if isinstance(values, dict):
-            grace, history = _age(values["grace"]), _age(values["history"])
+            grace, history = _ages(values)
             if grace is not None and history is not None and not self.is_executing:
                 self.grace_hours, self.history_days = grace, history
                 self.make_plan()
@@ -81,9 +80,10 @@ class GcPage(PlanPage):
         prune(self.ui)
 
 
-def _age(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 <= value < _MOST else None
+def _asked(values: dict[str, str]) -> jobs.Gc:
+    grace, history = _ages(values)
+    return jobs.Gc(grace or 0.0, history or 0.0)
+
+
+def _ages(values: dict[str, str]) -> tuple[float | None, float | None]:
+    return amount(values["grace"], _MOST), amount(values["history"], _MOST)

@@ -13,14 +13,15 @@ from textual.widgets import Static
 from ckptfmt.wording import clean, duration
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.filters import fits, words_of
 from ckptfmt_tui.models.outcomes import outcome
 from ckptfmt_tui.screens.page import Page
-from ckptfmt_tui.widgets.job_bar import STYLES, progress_words
+from ckptfmt_tui.widgets.job_bar import STYLES, progress_words, state_words
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 COLUMNS: Final = (
     Column("title", "JOB", 24, 0, grows=True),
-    Column("state", "STATE", 8, 0),
+    Column("state", "STATE", 13, 0),
     Column("progress", "PROGRESS", 30, 1, grows=True),
     Column("seconds", "TIME", 8, 2, "right"),
 )
@@ -53,7 +54,8 @@ class JobsPage(Page):
     def jobs_changed(self) -> None:
         """See `Page.jobs_changed`."""
         super().jobs_changed()
-        rows = [job for job in reversed(self.ui.jobs) if self.filter_words.lower() in job.title.lower()]
+        wanted = words_of(self.filter_words)
+        rows = [job for job in reversed(self.ui.jobs) if fits(job.title, wanted)]
         if rows != list(self.table.rows):
             self.table.show_rows(rows, cursor=self.table.cursor)
         self.table.redraw()
@@ -76,6 +78,7 @@ class JobsPage(Page):
             told.append("\n".join(clean(line) for line in job.problem.lines()), style="not bold")
         elif not job.over:
             waits = "it has a plan, and waits for your word\n" if job.state == "asking" else ""
+            waits = "there is nothing to do: its page shows why\n" if job.is_idle else waits
             told.append(f"{waits}{progress_words(job)}", style="not bold")
         else:
             told.append("\n".join(clean(line) for line in outcome(job.request, job.result)), style="not bold")
@@ -91,7 +94,7 @@ class JobsPage(Page):
 
 def _cell(job: RunningJob, column: Column, room: int) -> Cell:
     if column.key == "state":
-        return Text(job.state, style=STYLES.get(job.state, ""))
+        return Text(state_words(job), style="" if job.is_idle else STYLES.get(job.state, ""))
     return {
         "title": job.title,
         "progress": progress_words(job) if not job.over else _end(job),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.text import Text
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
+from textual.worker import get_current_worker
 
 from ckptfmt.api.recipes import RecipeReport
 from ckptfmt.problems import Problem
@@ -17,16 +19,40 @@ from ckptfmt.wording import clean, duration, size
 from ckptfmt_tui.browsing import free_bytes, refused
 from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.jobs.running import RunningJob
-from ckptfmt_tui.models.merging import COLUMNS, DTYPES, FORM_WORDS, FORMS, BaseState, Dtype, Form, merged, recipe_rows
+from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.merging import (
+    COLUMNS,
+    DTYPES,
+    FORM_WORDS,
+    FORMS,
+    PICK_COLUMNS,
+    BaseState,
+    Dtype,
+    Form,
+    Mergeable,
+    mergeable,
+    merged,
+    recipe_rows,
+)
 from ckptfmt_tui.models.merging import verified as base_verified
 from ckptfmt_tui.models.plans import Row, Said, problem_lines
 from ckptfmt_tui.reading import Answer, Listing, list_refs
 from ckptfmt_tui.screens.page import Page
-from ckptfmt_tui.screens.plan import STYLES, text_of
+from ckptfmt_tui.screens.plan import row_cell, text_of
 from ckptfmt_tui.widgets.chooser import Chooser
 from ckptfmt_tui.widgets.job_bar import progress_words
 from ckptfmt_tui.widgets.path_picker import PathPicker
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a merge would write: why that cannot be, and the bytes that are free there; None where there is none."""
+
+    path: str
+    fault: str | None
+    free: int | None
 
 
 class MergePage(Page):
@@ -52,11 +78,14 @@ class MergePage(Page):
         self.refusal: Problem | None = None
         self.check: RunningJob | None = None
         self.job: RunningJob | None = None
+        self.target: Target | None = None
+        self._target_asked: str | None = None
+        self._refusals: dict[str, str] = {}
 
     def body(self) -> ComposeResult:
         """See `Page.body`."""
         yield Static(id="heading")
-        yield VirtualTable(COLUMNS, _cell, empty="c chooses a checkpoint", id="recipe")
+        yield VirtualTable(COLUMNS, row_cell, empty="c chooses a checkpoint", id="recipe")
         with VerticalScroll(id="more", can_focus=False):
             yield Static(id="told")
         with VerticalScroll(id="base", can_focus=False):
@@ -98,7 +127,7 @@ class MergePage(Page):
         if not isinstance(ref, str):
             return
         self.ref = ref
-        self.recipe, self.refusal, self.job = None, None, None
+        self.recipe, self.refusal, self.job, self._target_asked = None, None, None, None
         self._stop_check()
         last = ref.rpartition("/")[2].replace("@", "-")
         self.out = os.path.join(os.getcwd(), f"{last}-merged")
@@ -133,7 +162,7 @@ class MergePage(Page):
         self.check = None
 
     def _checked(self) -> None:
-        if self.is_attached:
+        if stands(self):
             self._draw()
 
     def jobs_changed(self) -> None:
@@ -169,6 +198,8 @@ class MergePage(Page):
         return BaseState(stands=False, lines=(Said(f"comparing base {recipe.base_now!r} with its record …", "dim"),))
 
     def _draw(self) -> None:
+        if self.out and self._target_asked != self.out:
+            self._ask_target(begin=False)
         self.table.show_rows(
             recipe_rows(self.recipe) if self.recipe is not None else (),
             cursor=self.table.cursor,
@@ -183,6 +214,28 @@ class MergePage(Page):
         self._draw_state()
         self._draw_outcome()
         self.tell_command(self.ui.command_of(self.request))
+
+    def _ask_target(self, *, begin: bool) -> None:
+        self.target, self._target_asked = None, self.out
+        self._look_at_target(self.out, begin=begin)
+
+    @work(thread=True, exclusive=True, group="target")
+    def _look_at_target(self, path: str, *, begin: bool) -> None:
+        """Look in a thread: a disk of the network may take its time to answer."""
+        worker, target = get_current_worker(), Target(path, refused(path, "new"), free_bytes(path))
+        if not worker.is_cancelled and stands(self):
+            self.app.call_from_thread(self._looked, target, begin=begin)
+
+    def _looked(self, target: Target, *, begin: bool) -> None:
+        if not stands(self) or target.path != self.out:
+            return
+        self.target = target
+        if begin and not self._runs:
+            if target.fault is None:
+                self.job = self.ui.start(self.request, f"merge {self.ref}", then=self._over)
+            else:
+                self.app.notify(f"{target.path}: {target.fault}", severity="warning", timeout=8)
+        self._draw()
 
     def _heading(self) -> Text:
         if self.ref is None:
@@ -204,7 +257,8 @@ class MergePage(Page):
 
     def _options(self) -> Text:
         is_done = self.job is not None and self.job.state == "done"
-        fault = refused(self.out, "new") if self.out and not is_done else None
+        target = self.target
+        fault = target.fault if target is not None and not is_done else None
         text = Text()
         text.append("into    ", style="dim")
         text.append(clean(self.out) or "(o chooses)", style="bold" if fault is None else "bold red")
@@ -217,12 +271,13 @@ class MergePage(Page):
         text.append(self.form, style="bold")
         text.append(f"  {FORM_WORDS[self.form]}", style="dim")
         if self.recipe is not None and self.out:
-            free = free_bytes(self.out)
-            if free is not None:
-                tight = free < self.recipe.base_bytes
-                text.append("\nspace   ", style="dim")
-                about = f"about {size(self.recipe.base_bytes)} are written, {size(free)} are free"
-                text.append(about, style="bold red" if tight else "")
+            text.append("\nspace   ", style="dim")
+            text.append(f"about {size(self.recipe.base_bytes)} are written")
+            if target is None:
+                text.append(", looking at what is free …", style="dim")
+            elif target.free is not None:
+                tight = target.free < self.recipe.base_bytes
+                text.append(f", {size(target.free)} are free", style="bold red" if tight else "")
         return text
 
     def _draw_outcome(self) -> None:
@@ -258,12 +313,27 @@ class MergePage(Page):
             self.ask(list_refs, self._choosing)
 
     def _choosing(self, answer: Answer[Listing]) -> None:
-        if answer.value is None:
-            if answer.problem is not None:
-                self.ui.tell_problem(answer.problem)
+        listing = self.value_of(answer)
+        if listing is None:
             return
-        rows = [(row.ref, f"{row.layout}  {row.base or 'no base'}") for row in answer.value.rows]
-        self.app.push_screen(Chooser("Merge which checkpoint?", rows, self.ref), self._choose)
+        rows = mergeable(listing.rows, self._refusals)
+        names = [row.ref for row in rows]
+        chooser = Chooser(
+            "Merge which checkpoint?",
+            PICK_COLUMNS,
+            _pick_cell,
+            rows,
+            text=lambda row: f"{row.ref} {row.told}",
+            cursor=names.index(self.ref) if self.ref in names else 0,
+        )
+        self.app.push_screen(chooser, lambda row: self._choose(row.ref) if isinstance(row, Mergeable) else None)
+        # Every manifest is read for that, which may take a while: the list is there before.
+        self.ask(lambda store: store.refusals(), lambda found: self._refused(chooser, listing, found))
+
+    def _refused(self, chooser: Chooser[Mergeable], listing: Listing, answer: Answer[dict[str, str]]) -> None:
+        self._refusals = answer.value or {}
+        if stands(chooser):
+            chooser.show_choices(mergeable(listing.rows, self._refusals))
 
     def action_into(self) -> None:
         """Choose where to."""
@@ -272,19 +342,19 @@ class MergePage(Page):
 
     def _into(self, path: object) -> None:
         if isinstance(path, str):
-            self.out, self.job = path, None
+            self.out, self.job, self._target_asked = path, None, None
             self._draw()
 
     def action_dtype(self) -> None:
         """The next dtype."""
         if not self._runs:
-            self.dtype = DTYPES[(DTYPES.index(self.dtype) + 1) % len(DTYPES)]
+            self.dtype, self.job = DTYPES[(DTYPES.index(self.dtype) + 1) % len(DTYPES)], None
             self._draw()
 
     def action_form(self) -> None:
         """The next format."""
         if not self._runs:
-            self.form = FORMS[(FORMS.index(self.form) + 1) % len(FORMS)]
+            self.form, self.job = FORMS[(FORMS.index(self.form) + 1) % len(FORMS)], None
             self._draw()
 
     def action_read_base(self) -> None:
@@ -301,7 +371,7 @@ class MergePage(Page):
         if fault is not None:
             self.app.notify(fault, severity="warning", timeout=8)
             return
-        self.job = self.ui.start(self.request, f"merge {self.ref}", then=self._over)
+        self._ask_target(begin=True)
         self._draw()
 
     def _fault(self) -> str | None:
@@ -315,11 +385,11 @@ class MergePage(Page):
         state = self.base_state
         if not state.stands:
             return "\n".join(line.text for line in state.lines) or "the base is not known"
-        fault = refused(self.out, "new")
-        return f"{self.out}: {fault}" if fault is not None else None
+        return None
 
     def _over(self, job: RunningJob) -> None:
-        if self.is_attached and self.app.screen is self:
+        self._target_asked = None
+        if stands(self) and self.app.screen is self:
             self._draw()
         elif job.state == "done":
             self.app.notify(merged(job.result)[0].text, title=job.title, timeout=10)
@@ -340,5 +410,9 @@ class MergePage(Page):
             self._choose(self.ref)
 
 
-def _cell(row: Row, column: object, room: int) -> Cell:
-    return Text(clean(row.cells.get(getattr(column, "key", ""), "")), style=STYLES[row.tone])
+def _pick_cell(row: Mergeable, column: Column, room: int) -> Cell:
+    if column.key == "ref":
+        return Text(clean(row.ref), style="dim" if row.refusal else "bold")
+    if row.refusal is not None:
+        return Text(f"cannot: {clean(row.refusal)}", style="yellow")
+    return Text(clean(row.told), style="dim")

@@ -14,7 +14,7 @@ from ckptfmt.wording import clean, count, short, size
 from ckptfmt_tui import commands
 from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.reading import Answer
-from ckptfmt_tui.widgets.choosing import Choice
+from ckptfmt_tui.widgets.chooser import Chooser
 from ckptfmt_tui.widgets.dialogs import Confirmation, Field, Form
 from ckptfmt_tui.widgets.table import Cell
 
@@ -36,10 +36,9 @@ def _do(page: Page, work: Callable[[Store], RefChanged], said: str) -> None:
         return
 
     def done(answer: Answer[RefChanged]) -> None:
-        if answer.problem is not None:
-            page.ui.tell_problem(answer.problem)
-        elif answer.value is not None:
-            page.app.notify(f"generation {answer.value.generation}", title=said, timeout=4)
+        changed = page.value_of(answer)
+        if changed is not None:
+            page.app.notify(f"generation {changed.generation}", title=said, timeout=4)
         page.store_changed()
 
     page.ask(work, done)
@@ -122,22 +121,22 @@ def rollback(page: Page, ref: str) -> None:
     """Show the generations of a ref, and return to the one that is chosen."""
 
     def show(answer: Answer[Log]) -> None:
-        if answer.value is None:
-            if answer.problem is not None:
-                page.ui.tell_problem(answer.problem)
+        log = page.value_of(answer)
+        if log is None:
             return
-        generations = answer.value.generations
+        generations = log.generations
         newest = generations[0].target if generations else None
         back = [item for item in generations if item.target is not None and item.target != newest]
         if not back:
             page.app.notify("every generation stands for what it is now", title=ref)
             return
         page.app.push_screen(
-            Choice(
+            Chooser(
                 f"Return {ref} to which generation?",
                 _GENERATIONS,
                 _generation_cell,
                 back,
+                text=_generation_text,
                 command=lambda item: commands.line(page.ui.store_path, ["rollback", f"{ref}@{item.number}"]),
             ),
             lambda item: _return(page, ref, item),
@@ -146,8 +145,8 @@ def rollback(page: Page, ref: str) -> None:
     page.ask(lambda store: store.log(ref), show)
 
 
-def _return(page: Page, ref: str, item: Generation | None) -> None:
-    if item is not None:
+def _return(page: Page, ref: str, item: object) -> None:
+    if isinstance(item, Generation):
         name = f"{ref}@{item.number}"
         _do(page, lambda store: store.rollback(name), f"{ref} is as in generation {item.number}")
 
@@ -156,25 +155,29 @@ def bring_back(page: Page) -> None:
     """Show the names that were dropped, and bring back the one that is chosen."""
 
     def show(answer: Answer[list[Generation]]) -> None:
-        if answer.value is None:
-            if answer.problem is not None:
-                page.ui.tell_problem(answer.problem)
+        dropped = page.value_of(answer)
+        if dropped is None:
             return
-        if not answer.value:
+        if not dropped:
             page.app.notify("no name was dropped")
             return
         page.app.push_screen(
-            Choice(
-                f"Bring back which of {count(len(answer.value), 'dropped name')}?",
+            Chooser(
+                f"Bring back which of {count(len(dropped), 'dropped name')}?",
                 (Column("name", "NAME", 24, 0, grows=True), *_GENERATIONS[:4]),
                 _generation_cell,
-                answer.value,
+                dropped,
+                text=_generation_text,
                 command=lambda item: commands.line(page.ui.store_path, ["rollback", f"{item.name}@{item.number}"]),
             ),
-            lambda item: _return(page, item.name, item) if item is not None else None,
+            lambda item: _return(page, item.name, item) if isinstance(item, Generation) else None,
         )
 
     page.ask(lambda store: store.dropped(), show)
+
+
+def _generation_text(item: Generation) -> str:
+    return f"{item.name} @{item.number} {item.time} {item.verb} {item.target} {item.message or ''}"
 
 
 def _generation_cell(item: Generation, column: Column, room: int) -> Cell:

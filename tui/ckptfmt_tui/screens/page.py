@@ -10,15 +10,14 @@ from textual import events, work
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 
 from ckptfmt.api import Store
-from ckptfmt.wording import clean
 from ckptfmt_tui.keys import EVERYWHERE, PAGES, bindings_of, writing_actions
 from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.widgets.command_line import CommandLine
 from ckptfmt_tui.widgets.job_bar import JobBar
+from ckptfmt_tui.widgets.standing import stands
 
 if TYPE_CHECKING:
     from ckptfmt_tui.ui import Ui
@@ -70,6 +69,7 @@ class Page(Screen[None]):
     PAGE: ClassVar[str]
     TAB: ClassVar[str] = ""
     BINDINGS: ClassVar = bindings_of(EVERYWHERE)
+    _is_outdated = False
 
     def __init_subclass__(cls) -> None:
         """Take the bindings of the page from the table."""
@@ -105,9 +105,21 @@ class Page(Screen[None]):
         """What the page does first."""
 
     def on_screen_resume(self) -> None:
-        """Jobs may have told something while another page was shown."""
+        """Jobs may have told something, and the store may have changed, while another page was shown."""
         if self.query(JobBar):
+            self.query_one(JobBar).forget(self.ui.jobs)
             self.jobs_changed()
+        if self._is_outdated:
+            self.read_again()
+
+    def read_again(self) -> None:
+        """The store changed while this page is in sight."""
+        self._is_outdated = False
+        self.store_changed()
+
+    def outdate(self) -> None:
+        """The store changed while this page is not in sight: what it shows is read when it is shown again."""
+        self._is_outdated = True
 
     def jobs_changed(self) -> None:
         """A job told something."""
@@ -180,14 +192,15 @@ class Page(Screen[None]):
     def ask(self, question: Callable[[Store], Result], then: Callable[[Answer[Result]], None]) -> None:
         """Ask the store in a thread, and give the answer back in the application's own."""
         answer = self.ui.reader.ask(question)
-        if self.is_attached:
+        if stands(self):
             self.app.call_from_thread(self._given, then, answer)
 
+    def value_of(self, answer: Answer[Result]) -> Result | None:
+        """What a question came to; what kept it from coming is told in a window."""
+        if answer.value is None and answer.problem is not None:
+            self.ui.tell_problem(answer.problem)
+        return answer.value
+
     def _given(self, then: Callable[[Answer[Result]], None], answer: Answer[Result]) -> None:
-        if self.is_attached:
+        if stands(self):
             then(answer)
-
-
-def note(text: str, *, id: str | None = None) -> Widget:  # noqa: A002 - Textual's word
-    """A line of dim text."""
-    return Static(Text(clean(text), style="dim"), id=id)

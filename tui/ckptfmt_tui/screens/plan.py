@@ -20,10 +20,12 @@ from ckptfmt.wording import clean, duration
 from ckptfmt_tui.jobs.requests import Job
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.filters import fits, words_of
 from ckptfmt_tui.models.plans import Row, Said, Shown, Tone, problem_lines
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.dialogs import Confirmation
 from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 STYLES: dict[Tone, str] = {
@@ -98,7 +100,7 @@ class PlanPage(Page):
         with VerticalScroll(id="lines", can_focus=False):
             yield Static(id="said")
         yield Static(id="step")
-        yield VirtualTable(self.COLUMNS, _cell, empty=self.NOT_YET, id="rows")
+        yield VirtualTable(self.COLUMNS, row_cell, empty=self.NOT_YET, id="rows")
         with VerticalScroll(id="more", can_focus=False):
             yield Static(id="told")
 
@@ -122,7 +124,9 @@ class PlanPage(Page):
         self._is_stale = False
         self._told = None
         self.tell_command(self.ui.command_of(request))
-        self.job = self.ui.start(request, self.heading(), then=self._over)
+        self.job = self.ui.start(
+            request, self.heading(), then=self._over, asks=lambda plan: self.shown(plan).question is not None
+        )
         self.jobs_changed()
 
     def on_unmount(self) -> None:
@@ -162,8 +166,7 @@ class PlanPage(Page):
     def _draw(self, job: RunningJob) -> None:
         plan = job.plan if job.plan is not None else self._dry(job)
         shown = self.shown(plan) if plan is not None else None
-        idle = job.state == "asking" and shown is not None and shown.question is None
-        self.query_one("#heading", Static).update(_heading(self.heading(), job, idle=idle))
+        self.query_one("#heading", Static).update(_heading(self.heading(), job))
         lines: list[Said] = []
         rows: tuple[Row, ...] = shown.rows if shown else ()
         if self._is_stale:
@@ -176,7 +179,7 @@ class PlanPage(Page):
             lines += self._problem_lines(job.problem, stopped=job.state == "stopped", planned=plan is not None)
         if shown is not None and not (job.over and self._dry(job) is None):
             lines += shown.lines
-        if job.state == "asking" and not idle:
+        if job.state == "asking" and not job.is_idle:
             lines.append(Said("y: do it    F5: plan anew    Esc: leave it", "bold"))
         self.query_one("#said", Static).update(text_of(lines))
         self.query_one("#lines").display = bool(lines)
@@ -186,9 +189,9 @@ class PlanPage(Page):
 
     def _show_rows(self, *, cursor: int = 0) -> None:
         """Those rows in which all words of the filter stand."""
-        wanted = self.filter_words.lower().split()
-        fits = [row for row in self._all if all(word in " ".join(row.cells.values()).lower() for word in wanted)]
-        self.table.show_rows(fits, cursor=cursor, empty="nothing fits the filter" if wanted else self._empty)
+        wanted = words_of(self.filter_words)
+        rows = [row for row in self._all if fits(" ".join((*row.cells.values(), *row.more)), wanted)]
+        self.table.show_rows(rows, cursor=cursor, empty="nothing fits the filter" if wanted else self._empty)
 
     def _dry(self, job: RunningJob) -> Any:
         """The plan that a job without `apply` gave back."""
@@ -209,10 +212,6 @@ class PlanPage(Page):
     def _tell_more(self) -> None:
         row = self.table.current
         self.query_one("#told", Static).update(Text("\n".join(clean(line) for line in row.more)) if row else "")
-
-    @on(VirtualTable.Picked)
-    def _picked(self) -> None:
-        self.action_agree()
 
     def action_agree(self) -> None:
         """Ask once more, then let the job do what it has planned."""
@@ -243,7 +242,7 @@ class PlanPage(Page):
 
     def _over(self, job: RunningJob) -> None:
         """Tell how it ended, also to somebody who looks at another page."""
-        if self.is_attached:
+        if stands(self):
             self.jobs_changed()
         if self.app.screen is not self and job.problem is not None and job.state == "failed":
             self.app.notify(job.problem.message, title=job.title, severity="error", timeout=10)
@@ -251,17 +250,18 @@ class PlanPage(Page):
             self.app.notify("\n".join(line.text for line in self.outcome(job.result)[0]), title=job.title, timeout=10)
 
 
-def _heading(title: str, job: RunningJob, *, idle: bool) -> Text:
+def _heading(title: str, job: RunningJob) -> Text:
     words = {
         "running": ("runs" if job.plan is not None else "plans", "cyan"),
-        "asking": ("nothing to do", "green") if idle else ("waits for your word", "yellow"),
+        "asking": ("nothing to do", "green") if job.is_idle else ("waits for your word", "yellow"),
         "stopping": ("stops", "yellow"),
         "done": (f"done in {duration(job.seconds)}", "green"),
         "failed": ("failed", "bold red"),
         "stopped": ("stopped", "yellow"),
     }
-    return Text.assemble((f"{clean(title)}   ", "bold"), words[job.state], no_wrap=True, overflow="ellipsis")
+    return Text.assemble((f"{clean(title)}   ", "bold"), words[job.state])
 
 
-def _cell(row: Row, column: Column, room: int) -> Cell:
+def row_cell(row: Row, column: Column, room: int) -> Cell:
+    """A cell of a row, in the row's style."""
     return Text(clean(row.cells.get(column.key, "")), style=STYLES[row.tone])

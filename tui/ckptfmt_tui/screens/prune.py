@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ckptfmt_tui.ui import Ui
 
 
-def prune(ui: Ui, patterns: str = "") -> None:
+def prune(ui: Ui) -> None:
     """Ask for a policy, then show what it drops."""
     form = Form(
         "What to keep of each run; what no rule keeps is dropped",
         [
-            Field("patterns", "Of", patterns, hint="all; or sweep/*  runs/exp1"),
+            Field("patterns", "Of", hint="all; or sweep/*  runs/exp1"),
             Field("last", "Keep last", "3", hint="so many of the newest"),
             Field("every", "Keep every", hint="those whose step this divides"),
             Field("best", "Keep best", hint="eval_loss:min  accuracy:max:3"),

@@ -16,11 +16,14 @@ from ckptfmt_tui import commands
 from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.filters import fits, words_of
+from ckptfmt_tui.models.plans import some
 from ckptfmt_tui.models.plans_cleanup import receipt_cells
 from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.screens.cleanup_plan import PurgePage
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.dialogs import Confirmation
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 COLUMNS: Final = (
@@ -44,6 +47,10 @@ class ReceiptsPage(Page):
     ReceiptsPage #sums { height: 1; padding: 0 1; background: $boost; }
     ReceiptsPage #told { height: 5; padding: 0 1; border-top: solid $panel; }
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._receipts: tuple[ReceiptRow, ...] = ()
 
     def body(self) -> ComposeResult:
         """See `Page.body`."""
@@ -69,23 +76,22 @@ class ReceiptsPage(Page):
         self.store_changed()
 
     def _listed(self, answer: Answer[tuple[ReceiptRow, ...]]) -> None:
-        if answer.value is None:
-            if answer.problem is not None:
-                self.ui.tell_problem(answer.problem)
+        found = self.value_of(answer)
+        if found is None:
             return
-        self._all = tuple(reversed(answer.value))
-        held = sum(row.held_bytes for row in self._all)
+        self._receipts = tuple(reversed(found))
+        held = sum(row.held_bytes for row in self._receipts)
         self.query_one("#sums", Static).update(
-            Text(f"{count(len(self._all), 'receipt')}: {size(held)} held, to be undone or purged", style="bold")
+            Text(f"{count(len(self._receipts), 'receipt')}: {size(held)} held, to be undone or purged", style="bold")
         )
         self.filtered(self.filter_words)
 
     def filtered(self, words: str) -> None:
         """See `Page.filtered`."""
-        rows = [row for row in self._all if words.lower() in " ".join(receipt_cells(row).values()).lower()]
-        self.table.show_rows(rows, cursor=self.table.cursor, empty="no receipts: nothing was cleaned up yet")
-
-    _all: tuple[ReceiptRow, ...] = ()
+        wanted = words_of(words)
+        rows = [row for row in self._receipts if fits(" ".join(receipt_cells(row).values()), wanted)]
+        empty = "nothing fits the filter" if self._receipts else "no receipts: nothing was cleaned up yet"
+        self.table.show_rows(rows, cursor=self.table.cursor, empty=empty)
 
     @on(VirtualTable.Moved)
     def _tell(self) -> None:
@@ -97,7 +103,7 @@ class ReceiptsPage(Page):
         self.tell_command(self.ui.command_of(jobs.Undo(row.receipt)))
         told = [
             f"of {row.created}: {', '.join(row.directories)}",
-            f"taken in as {', '.join(row.refs[:4])}" + (f" and {len(row.refs) - 4} more" if len(row.refs) > 4 else ""),
+            f"taken in as {some(row.refs, 4)}",
             f"holds {row.held_bytes:,} bytes in {count(row.files, 'file')}; {row.freed_bytes:,} bytes were freed",
         ]
         self.query_one("#told", Static).update(Text("\n".join(map(clean, told))))
@@ -125,7 +131,10 @@ class ReceiptsPage(Page):
         self.ui.start(request, f"undo {request.receipt}", then=self._undone)
 
     def _undone(self, job: RunningJob) -> None:
-        if job.problem is not None:
+        if job.state == "stopped":
+            said = "Stopped: what was put back until then is in place, all else is still held; u goes on."
+            self.app.notify(said, title=job.title, severity="warning", timeout=10)
+        elif job.problem is not None:
             self.ui.tell_problem(job.problem)
         else:
             stayed = [f"{each.path}: {each.reason}" for each in job.result.refused]
@@ -134,7 +143,7 @@ class ReceiptsPage(Page):
             )
             told = "\n".join([f"{count(job.result.files, 'file')} back in place", *names, *stayed[:4]])
             self.app.notify(told, title=job.title, severity="warning" if stayed else "information", timeout=10)
-        if self.is_attached:
+        if stands(self):
             self.store_changed()
 
     def action_purge(self) -> None:

@@ -66,7 +66,7 @@ class StorePage(Page):
 
     PAGE = "store"
     CSS: ClassVar[str] = """
-    StorePage #summary { height: 1; padding: 0 1; background: $surface; }
+    StorePage #summary { height: 1; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
     StorePage #damaged { height: auto; max-height: 3; padding: 0 1; color: $text-error; display: none; }
     StorePage #details { width: 44; border-left: solid $panel; padding: 0 1; display: none; }
     StorePage.narrow #around { layout: vertical; }
@@ -117,7 +117,7 @@ class StorePage(Page):
         """Show or hide the details."""
         self._details = not self.query_one("#details").display
         self.on_resize()
-        self.table.post_message(VirtualTable.Moved(self.table, self.table.cursor))
+        self.table.post_message(VirtualTable.Moved(self.table))
 
     def store_changed(self) -> None:
         """Read again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from rich.text import Text
@@ -11,19 +12,22 @@ from ckptfmt.api.results import RefRow
 from ckptfmt.api.sharing import Sharing
 from ckptfmt.wording import clean, count, ratio, short, size, value
 from ckptfmt_tui.models.bars import bar
+from ckptfmt_tui.models.columns import cut_left
 from ckptfmt_tui.models.runs import Branch
 from ckptfmt_tui.models.settings import numbers_of
+from ckptfmt_tui.models.texts import fact
 
 _WIDTH: Final = 13
 _BAR: Final = 5
 _NAME: Final = 25
 _MOST_SHARERS: Final = 12
 _MOST_METRICS: Final = 12
+_fact = partial(fact, width=_WIDTH)
 
 
 def summary_text(found: Overview) -> Text:
     """The store on one line: how many, how large as files, what deduplication and what encodings save."""
-    text = Text(no_wrap=True, overflow="ellipsis")
+    text = Text()
     text.append(count(found.checkpoints, "checkpoint"), style="bold")
     text.append(f"  {size(found.logical_bytes)} in {size(found.stored_bytes)}")
     times = ratio(found.logical_bytes, found.stored_bytes)
@@ -36,12 +40,6 @@ def summary_text(found: Overview) -> Text:
     for name, stored in sorted(found.by_encoding.items(), key=lambda item: -item[1].logical_bytes):
         text.append(f"  {name} {ratio(stored.logical_bytes, stored.stored_bytes)}", style="dim")
     return text
-
-
-def _fact(text: Text, name: str, told: str, *, style: str = "") -> None:
-    if told:
-        text.append(f"{name:<{_WIDTH}}", style="dim")
-        text.append(f"{clean(told)}\n", style=style)
 
 
 def branch_text(branch: Branch) -> Text:
@@ -108,11 +106,6 @@ def _parent(row: RefRow) -> str:
     return row.parent if known else f"{short(row.parent)}, which no ref stands for"
 
 
-def _tail(name: str) -> str:
-    """A name cut where it is least missed: names of a run begin alike."""
-    return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
-
-
 def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
 
@@ -136,7 +129,7 @@ def _sharing_text(text: Text, row: RefRow, sharing: Sharing | None) -> None:
     for sharer in sharing.sharers[:_MOST_SHARERS]:
         text.append(bar(sharer.bytes, row.stored_bytes, _BAR), style="cyan")
         text.append(f" {size(sharer.bytes):>9} ")
-        text.append(f"{_tail(clean(sharer.ref))}\n")
+        text.append(f"{cut_left(clean(sharer.ref), _NAME)}\n")
     if len(sharing.sharers) > _MOST_SHARERS:
         text.append(f"and {len(sharing.sharers) - _MOST_SHARERS:,} more\n", style="dim")
     if sharing.looked_at < sharing.refs:

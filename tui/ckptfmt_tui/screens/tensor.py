@@ -11,14 +11,14 @@ from textual.widgets import Static
 
 from ckptfmt.api.results_tensor import TensorLook
 from ckptfmt.format.manifest import Tensor
-from ckptfmt.wording import clean
+from ckptfmt.wording import clean, shape_words
 from ckptfmt_tui.jobs.requests import LookAt
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.looks import figures_text, histogram_text, whereabouts_text
-from ckptfmt_tui.models.tensors import shape_text
 from ckptfmt_tui.screens import deeds
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.standing import stands
 
 _BESIDE_FROM = 120
 """Columns of the terminal from which on the two halves stand side by side."""
@@ -77,7 +77,7 @@ class TensorPage(Page):
         text = Text()
         text.append(clean(tensor.name), style="bold")
         part = f" of {tensor.part}" if tensor.part else ""
-        text.append(f"  {tensor.dtype} {shape_text(tensor.shape)}  {tensor.role}{clean(part)}  in {clean(self._ref)}")
+        text.append(f"  {tensor.dtype} {shape_words(tensor.shape)}  {tensor.role}{clean(part)}  in {clean(self._ref)}")
         return text
 
     @property
@@ -98,7 +98,7 @@ class TensorPage(Page):
             self.query_one("#figures", Static).update(Text(progress_words(self.job) or "reading it …", style="dim"))
 
     def _read(self, job: RunningJob) -> None:
-        if not self.is_attached:
+        if not stands(self):
             return
         if job.problem is not None:
             told = "\n".join(clean(line) for line in job.problem.lines())

@@ -22,15 +22,17 @@ from ckptfmt_tui.models import findings as told
 from ckptfmt_tui.models import runs
 from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.models.findings import Checked, Finding
-from ckptfmt_tui.models.plans import Said
+from ckptfmt_tui.models.plans import Said, problem_lines
 from ckptfmt_tui.reading import Answer, Listing, list_refs
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.screens.plan import STYLES, text_of
 from ckptfmt_tui.widgets.job_bar import progress_words
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
-_NOTHING: Final = "a verifies everything, f looks at the structure, c picks checkpoints"
-_STATES: Final = {"sound": "green", "damaged": "bold red", "unreadable": "bold red"}
+_WELCOME: Final = "a decodes what is stored and compares digests; f looks at the structure alone, F at both."
+_NOTHING: Final = "nothing was looked at yet; c picks checkpoints"
+_STATES: Final = {"sound": "green", "damaged": "bold red"}
 
 
 class VerifyPage(Page):
@@ -51,8 +53,10 @@ class VerifyPage(Page):
         self.picked: frozenset[str] = frozenset()
         self.states: dict[str, str] = {}
         self._checked: Checked | None = None
-        self._looked_at: dict[str, str] = {}
+        self._looked_at: dict[str, str] | None = None
+        self._is_listed = False
         self._is_picking = False
+        self._texts: tuple[str, ...] = ()
 
     def body(self) -> ComposeResult:
         """See `Page.body`."""
@@ -100,13 +104,13 @@ class VerifyPage(Page):
         self.ask(list_refs, self._listed)
 
     def _listed(self, answer: Answer[Listing]) -> None:
-        if answer.value is None:
-            if answer.problem is not None:
-                self.ui.tell_problem(answer.problem)
+        listing = self.value_of(answer)
+        if listing is None:
             return
         before = {row.ref: row.manifest for row in self.listing.rows}
-        self.listing = answer.value
+        self.listing, self._is_listed = listing, True
         now = {row.ref: row.manifest for row in self.listing.rows}
+        self._texts = tuple(map(runs.text_of, listing.rows))
         self.picked &= now.keys()
         self.states = {ref: state for ref, state in self.states.items() if before.get(ref) == now.get(ref)}
         self._draw()
@@ -125,17 +129,27 @@ class VerifyPage(Page):
             words = "stopping …" if job.state == "stopping" else progress_words(job) or "beginning …"
             return Said(f"{job.title}: x stops it", "bold"), Said(words)
         if job is not None and job.state == "stopped":
-            return (Said(f"{job.title}: stopped; it had nothing to write", "warn"),)
+            return (Said(f"{job.title}: stopped before its end; that much tells nothing", "warn"),)
         if job is not None and job.problem is not None:
-            error, *hints = job.problem.lines()
-            return (Said(f"{job.title}: {error}", "bad"), *(Said(line, "warn") for line in hints))
-        lines = [Said("Decode what is stored and compare digests, or look at its structure.", "dim")]
+            first, *hints = problem_lines(job.problem)
+            return (Said(f"{job.title}: {first.text}", first.tone), *hints)
+        lines = [Said(_WELCOME, "dim")]
         if job is not None and self._checked is not None:
             first, *more = self._checked.lines
             lines = [Said(f"{job.title}: {first.text}", first.tone), *more]
+            if self._is_old(job):
+                lines.append(Said("Since then checkpoints came, went, or changed.", "warn"))
         if self.listing.damaged:
             lines.append(Said(f"{count(len(self.listing.damaged), 'name')} cannot be read", "bad"))
         return tuple(lines)
+
+    def _is_old(self, job: RunningJob) -> bool:
+        """Whether what was looked at is another by now, as far as it is known what that was."""
+        if self._looked_at is None:
+            return False
+        now = {row.ref: row.manifest for row in self.listing.rows}
+        refs = job.request.refs if isinstance(job.request, jobs.Verify) else ()
+        return any(self._looked_at.get(ref) != now.get(ref) for ref in refs or {**self._looked_at, **now})
 
     def jobs_changed(self) -> None:
         """See `Page.jobs_changed`."""
@@ -147,10 +161,11 @@ class VerifyPage(Page):
         self.query_one("#state", Static).update(text_of(self._lines()))
         words = self.filter_words
         found = told.fitting(self.findings, words)
-        is_sound = self.job is not None and self.job.state == "done"
-        empty = "nothing fits the filter" if self.findings else "nothing is damaged" if is_sound else _NOTHING
-        self.table.show_rows(found, cursor=self.table.cursor, empty=empty)
-        rows = runs.fitting(self.listing.rows, [runs.text_of(row) for row in self.listing.rows], words)
+        nothing = self._checked.empty if self._checked is not None else _NOTHING
+        self.table.show_rows(
+            found, cursor=self.table.cursor, empty="nothing fits the filter" if self.findings else nothing
+        )
+        rows = runs.fitting(self.listing.rows, self._texts, words)
         empty = "nothing fits the filter" if self.listing.rows else "no checkpoints that can be read"
         self.checkpoints.show_rows(rows, cursor=self.checkpoints.cursor, empty=empty)
 
@@ -227,13 +242,13 @@ class VerifyPage(Page):
             return
         self._checked = None
         self._is_picking = False
-        self._looked_at = {row.ref: row.manifest for row in self.listing.rows}
+        self._looked_at = {row.ref: row.manifest for row in self.listing.rows} if self._is_listed else None
         self.job = self.ui.start(request, title, then=self._over)
         self._show_view()
         self.tell_command(self.ui.command_of(request))
 
     def _over(self, job: RunningJob) -> None:
-        if job is not self.job or not self.is_attached:
+        if job is not self.job or not stands(self):
             return
         if job.state == "done":
             if isinstance(job.request, jobs.Fsck):
@@ -242,9 +257,10 @@ class VerifyPage(Page):
                 refs = job.request.refs if isinstance(job.request, jobs.Verify) else ()
                 now = {row.ref: row.manifest for row in self.listing.rows}
                 # What was taken in meanwhile, or names something else by now, nobody has decoded.
-                names = [ref for ref in refs or now if now.get(ref) == self._looked_at.get(ref, "")]
+                looked = self._looked_at or {}
+                names = [ref for ref in refs or now if now.get(ref) == looked.get(ref, "")]
                 self.states = told.states_after(self.states, names, job.result)
-                self._checked = told.verified(job.result, job.seconds)
+                self._checked = told.verified(job.result, job.seconds, refs=len(refs))
         self._draw()
         if self.app.screen is not self and job.state != "stopped":
             line = self._lines()[0] if self._checked is None else self._checked.lines[0]

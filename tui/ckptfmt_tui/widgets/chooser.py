@@ -1,89 +1,145 @@
-"""Chooses one of many: what is typed narrows the list."""
+"""A window in which one of many is chosen: what is typed narrows the list."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Final
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final, Generic, TypeVar
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.widgets import Input, Label
+from textual.widgets import Input, Label, Static
 
 from ckptfmt.wording import clean
 from ckptfmt_tui.models.columns import Column
+from ckptfmt_tui.models.filters import fits, words_of
 from ckptfmt_tui.widgets.dialogs import Dialog
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
-COLUMNS: Final = (Column("name", "NAME", 30, 0, grows=True), Column("note", "", 30, 1, grows=True))
-Choice = tuple[str, str]
-"""What is chosen, and a note beside it."""
+Row = TypeVar("Row")
+Option = tuple[str, str]
+"""What is chosen, and what is told of it."""
+OPTION_COLUMNS: Final = (Column("name", "NAME", 28, 0, grows=True), Column("told", "", 24, 1, grows=True))
 
 
-class Chooser(Dialog):
-    """A window over a page. Dismissed with what was chosen, or None.
+def option_cell(option: Option, column: Column, room: int) -> Cell:
+    """A cell of `OPTION_COLUMNS`."""
+    return clean(option[0]) if column.key == "name" else Text(clean(option[1]), "dim")
+
+
+class Chooser(Dialog, Generic[Row]):
+    """Dismissed with the row that was chosen, or None.
 
     Args:
         title: what is chosen.
-        choices: in order.
-        current: where the cursor begins.
+        columns: of the list.
+        cell: makes one cell.
+        rows: the list, in order.
+        text: what is looked at as something is typed.
+        cursor: the row where the cursor begins.
+        hint: stands where nothing is typed yet.
+        typed: the row that a text stands for by itself, though it may be none of the list; None: it is a part of one.
+        command: the command line that a row stands for, shown below.
     """
 
     DEFAULT_CSS = """
     Chooser > Vertical { height: 80%; }
     Chooser VirtualTable { height: 1fr; }
-    Chooser Input { height: 1; border: none; padding: 0 1; background: $boost; }
+    Chooser #words { height: 1; border: none; padding: 0 1; background: $boost; }
+    Chooser #told { color: $text-muted; height: auto; max-height: 3; }
     """
     BINDINGS: ClassVar = [
-        Binding("escape", "close", "Close"),
-        Binding("up", "go(-1)", "Up", show=False),
-        Binding("down", "go(1)", "Down", show=False),
-        Binding("pageup", "go(-10)", "Page up", show=False),
-        Binding("pagedown", "go(10)", "Page down", show=False),
+        Binding("up", "go(-1)", "Up", show=False, priority=True),
+        Binding("down", "go(1)", "Down", show=False, priority=True),
+        Binding("pageup", "go(-10)", "Page up", show=False, priority=True),
+        Binding("pagedown", "go(10)", "Page down", show=False, priority=True),
     ]
 
-    def __init__(self, title: str, choices: Sequence[Choice], current: str | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        columns: Sequence[Column],
+        cell: Callable[[Row, Column, int], Cell],
+        rows: Sequence[Row],
+        *,
+        text: Callable[[Row], str],
+        cursor: int = 0,
+        hint: str = "type to narrow the list",
+        typed: Callable[[str], Row | None] = lambda typed: None,
+        command: Callable[[Row], str] | None = None,
+    ) -> None:
         super().__init__()
-        self._title = title
-        self._choices = choices
-        self._current = current
+        self._heading = title
+        self._columns = columns
+        self._make_cell = cell
+        self._choices = rows
+        self._text = text
+        self._begin = cursor
+        self._hint = hint
+        self._typed = typed
+        self._command = command
 
     def compose(self) -> ComposeResult:
         """See Textual."""
         with Vertical():
-            yield Label(Text(clean(self._title)), classes="title")
-            yield Input(placeholder="type to narrow the list; Enter chooses", id="words")
-            yield VirtualTable(COLUMNS, _cell, empty="nothing fits", id="choices")
+            yield Label(Text(clean(self._heading)), classes="title")
+            yield Input(placeholder=self._hint, id="words")
+            yield VirtualTable(self._columns, self._make_cell, empty="nothing fits", id="choices")
+            yield Static(id="told")
 
     @property
-    def table(self) -> VirtualTable[Choice]:
-        """What there is to choose."""
+    def table(self) -> VirtualTable[Row]:
+        """What fits what is typed."""
         return self.query_one("#choices", VirtualTable)
 
+    @property
+    def words(self) -> str:
+        """What is typed."""
+        return self.query_one("#words", Input).value
+
     def on_mount(self) -> None:
-        """Begin with all, at the current one."""
+        """Begin with all of them."""
         self.query_one("#words").focus()
-        names = [name for name, _ in self._choices]
-        self.table.show_rows(self._choices, cursor=names.index(self._current) if self._current in names else 0)
+        self.table.show_rows(self._choices, cursor=self._begin)
+
+    def show_choices(self, rows: Sequence[Row]) -> None:
+        """Show the list anew, where more became known of its rows; the cursor stays on the line it is on."""
+        self._choices = rows
+        if self.is_mounted:
+            self._narrow(self.table.cursor)
 
     @on(Input.Changed)
-    def _narrow(self, event: Input.Changed) -> None:
-        words = event.value.lower().split()
-        fitting = [each for each in self._choices if all(word in f"{each[0]} {each[1]}".lower() for word in words)]
-        self.table.show_rows(fitting)
+    def _changed(self) -> None:
+        self._narrow(self._begin if not self.words else 0)
+
+    def _narrow(self, cursor: int) -> None:
+        words = words_of(self.words)
+        self.table.show_rows([row for row in self._choices if fits(self._text(row), words)], cursor=cursor)
+
+    @on(VirtualTable.Moved)
+    def _tell(self) -> None:
+        row = self._typed(self.words)
+        told = "Enter takes the one under the cursor" if row is None else f"Enter takes what is typed: {self.words}"
+        row = self.table.current if row is None else row
+        if self._command is not None and row is not None:
+            told = f"$ {self._command(row)}"
+        self.query_one("#told", Static).update(Text(clean(told)))
 
     def action_go(self, lines: int) -> None:
-        """Move the cursor."""
+        """Move the cursor while something is typed."""
         self.table.cursor += lines
 
     @on(Input.Submitted)
+    def _taken(self) -> None:
+        row = self._typed(self.words)
+        self._take(self.table.current if row is None else row)
+
     @on(VirtualTable.Picked)
-    def _choose(self) -> None:
-        if self.table.current is not None:
-            self.dismiss(self.table.current[0])
+    def _picked(self) -> None:
+        self._take(self.table.current)
 
-
-def _cell(row: Choice, column: Column, room: int) -> Cell:
-    return Text(clean(row[0]), style="bold") if column.key == "name" else Text(clean(row[1]), style="dim")
+    def _take(self, row: Row | None) -> None:
+        if row is not None:
+            self.dismiss(row)

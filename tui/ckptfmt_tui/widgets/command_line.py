@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from rich.text import Text
 from textual.widgets import Static
 
 from ckptfmt.wording import clean
 
+_CUT: Final = "…  Ctrl+Y copies all of it"
+
 
 class CommandLine(Static):
-    """One line: `$ ckptfmt …`. A click copies it."""
+    """One line: `$ ckptfmt …`. A click copies it, whole, also where it is cut."""
 
     DEFAULT_CSS: ClassVar[str] = """
     CommandLine { height: 1; padding: 0 1; color: $text-muted; background: $surface; }
@@ -23,7 +25,16 @@ class CommandLine(Static):
     def tell(self, command: str) -> None:
         """Show another command line."""
         self.command = command
-        self.update(Text(f"$ {clean(command)}" if command else "", no_wrap=True, overflow="ellipsis"))
+        self.refresh()
+
+    def render(self) -> Text:
+        """Draw as much of it as there is room for, and say so where that is not all."""
+        line = Text(f"$ {clean(self.command)}" if self.command else "", no_wrap=True)
+        room = self.content_size.width
+        if line.cell_len > room:
+            line.truncate(max(room - len(_CUT), 0))
+            line.append(_CUT[:room], "italic")
+        return line
 
     def on_click(self) -> None:
         """Copy it."""

@@ -70,8 +70,16 @@ class ProblemDialog(Dialog):
 class Confirmation(Dialog):
     """Says what will happen, and waits for yes; `typed` has to be typed where something is deleted.
 
-    Dismissed with True, or None.
+    Where nothing is to be typed, y and n answer too, and Enter does it. Dismissed with True, or None.
     """
+
+    DEFAULT_CSS = """
+    Confirmation #typed { height: 1; border: none; padding: 0 1; background: $boost; margin: 0 0 1 0; }
+    """
+    BINDINGS: ClassVar = [
+        Binding("y", "answer(True)", "Do it", show=False),
+        Binding("n", "answer(False)", "Cancel", show=False),
+    ]
 
     def __init__(self, title: str, lines: Sequence[str | Text], *, command: str, typed: str | None = None) -> None:
         super().__init__(classes="danger" if typed else "")
@@ -86,19 +94,31 @@ class Confirmation(Dialog):
             yield Label(Text(clean(self._title)), classes="title")
             with VerticalScroll():
                 yield Static(Text("\n").join(_as_text(line) for line in self._lines), id="lines")
-            yield Static(Text(f"$ {clean(self._command)}", style="dim"), id="command")
+            if self._command:
+                yield Static(Text(f"$ {clean(self._command)}", style="dim"), id="command")
             if self._typed:
-                yield Label(Text(f"Type {self._typed} to do it:"))
-                yield Input(id="typed", placeholder=self._typed)
+                yield Label(Text.assemble("To do it, type ", (f" {self._typed} ", "bold reverse"), ":"))
+                yield Input(id="typed")
             with Horizontal(classes="buttons"):
-                yield Button("Cancel", id="cancel")
+                yield Button("Cancel" if self._typed else "Cancel (n)", id="cancel")
                 yield Button(
-                    "Do it", id="go", variant="error" if self._typed else "primary", disabled=bool(self._typed)
+                    "Do it" if self._typed else "Do it (y)",
+                    id="go",
+                    variant="error" if self._typed else "primary",
+                    disabled=bool(self._typed),
                 )
 
     def on_mount(self) -> None:
-        """Wait for what is typed, or at the harmless button."""
-        self.query_one("#typed" if self._typed else "#cancel").focus()
+        """Wait for what is typed, or at what was asked for: what needs no word can be taken back."""
+        self.query_one("#typed" if self._typed else "#go").focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Letters answer nothing that has to be typed."""
+        return not (action == "answer" and self._typed)
+
+    def action_answer(self, yes: bool) -> None:  # noqa: FBT001 - an action's argument
+        """Do it or not."""
+        self.dismiss(yes or None)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Open the way once the word is right."""
@@ -107,7 +127,7 @@ class Confirmation(Dialog):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Do it, if the word is right."""
         if event.value.strip() == self._typed:
-            self.dismiss(self._typed or True)
+            self.action_answer(yes=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Do it or not."""

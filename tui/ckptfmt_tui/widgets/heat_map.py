@@ -16,7 +16,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from ckptfmt.wording import clean
-from ckptfmt_tui.models.heat import Grid, Heat, Scale, colour, column_widths, ink, scale_of, shade, window
+from ckptfmt_tui.models.columns import cut_left
+from ckptfmt_tui.models.heat import Grid, Heat, Scale, colour, column_widths, headers, ink, scale_of, shade, window
 
 _HEADER_LINES: Final = 1
 _SAME: Final = "·"
@@ -171,11 +172,15 @@ class HeatMap(ScrollView, can_focus=True):
     def _label_width(self) -> int:
         return min(max(map(len, (self._grid.title, *self._grid.rows))), _LABEL_MOST)
 
+    def _widths(self) -> tuple[int, ...]:
+        room = self.scrollable_content_region.width - self._label_width() - 1
+        return column_widths([clean(name) for name in self._grid.columns], room)
+
     def _columns(self) -> list[tuple[int, int, int]]:
         """The columns in sight: index, first column of the terminal, width."""
         left = self._label_width() + 1
         room = self.scrollable_content_region.width - left
-        widths = column_widths(self._grid.columns, room)
+        widths = self._widths()
         if not widths:
             return []
         self._first, last = window(widths, self._first, min(self._at[1], len(widths) - 1), room)
@@ -213,17 +218,19 @@ class HeatMap(ScrollView, can_focus=True):
         return self._strip(self._row(row), width, base)
 
     def _header(self) -> Text:
-        line = Text(_fitted(self._grid.title, self._label_width()))
+        line = Text(cut_left(self._grid.title, self._label_width()).ljust(self._label_width()))
+        names = [clean(name) for name in self._grid.columns]
+        told = headers(names, self._widths())
         for index, _, width in self._columns():
-            line.append(" ")
-            line.append(_fitted(self._grid.columns[index], width, right=True))
+            line.append(f" {told[index]:>{width}}")
         return line
 
     def _row(self, row: int) -> Text:
         if row >= len(self._grid.rows):
             name, heat = self._grid.outside[row - len(self._grid.rows)]
             return self._drawn(heat, _LONE_WIDTH, under=self._at[0] == row).append(f" {clean(name)}", Style.null())
-        line = Text(_fitted(self._grid.rows[row], self._label_width()), no_wrap=True)
+        room = self._label_width()
+        line = Text(cut_left(clean(self._grid.rows[row]), room).ljust(room), no_wrap=True)
         for index, _, width in self._columns():
             line.append(" ")
             line.append_text(self._drawn(self._grid.cells.get((row, index)), width, under=self._at == (row, index)))
@@ -254,10 +261,3 @@ class HeatMap(ScrollView, can_focus=True):
     def _strip(self, line: Text, width: int, style: Style) -> Strip:
         segments = [Segment(text, piece) for text, piece, _ in line.render(self.app.console, end="")]
         return Strip(Segment.apply_style(segments, style)).adjust_cell_length(width, style)
-
-
-def _fitted(name: str, width: int, *, right: bool = False) -> str:
-    """A name in so many columns, without its beginning where it is too long: its end tells more."""
-    name = clean(name)
-    name = name if len(name) <= width else f"…{name[len(name) - width + 1 :]}"
-    return name.rjust(width) if right else name.ljust(width)

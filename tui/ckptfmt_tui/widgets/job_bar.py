@@ -19,12 +19,15 @@ class JobBar(Static):
     """One line, hidden while there is nothing to tell."""
 
     DEFAULT_CSS: ClassVar[str] = """
-    JobBar { height: 1; background: $panel; padding: 0 1; display: none; }
+    JobBar { height: 1; background: $panel; padding: 0 1; display: none; text-wrap: nowrap; text-overflow: ellipsis; }
     JobBar.told { display: block; }
     """
 
+    _old = frozenset[int]()
+
     def tell(self, jobs: Sequence[RunningJob]) -> None:
-        """Tell of the newest job that runs, else of the last one."""
+        """Tell of the newest job that runs, else of the last one that ended since `forget`."""
+        jobs = [job for job in jobs if not job.is_idle and job.number not in self._old]
         running = [job for job in jobs if not job.over]
         self.set_class(bool(jobs), "told")
         if not jobs:
@@ -34,10 +37,19 @@ class JobBar(Static):
             line.append(f"  (and {count(len(running) - 1, 'job')} more)")
         self.update(line)
 
+    def forget(self, jobs: Sequence[RunningJob]) -> None:
+        """Tell no more of those that are over: what the page shows now has nothing to do with them."""
+        self._old = frozenset(job.number for job in jobs if job.over)
+
+
+def state_words(job: RunningJob) -> str:
+    """Where a job stands, in a word or two."""
+    return "nothing to do" if job.is_idle else job.state
+
 
 def job_line(job: RunningJob) -> Text:
     """A job on one line."""
-    line = Text(no_wrap=True, overflow="ellipsis")
+    line = Text()
     line.append(f"{clean(job.title)}  ", style="bold")
     if job.over or job.state == "asking":
         words = {"done": "done", "failed": "failed", "stopped": "stopped", "asking": "waits for your word"}[job.state]

@@ -17,6 +17,7 @@ from ckptfmt.wording import clean, size
 from ckptfmt_tui.browsing import Entry, Listed, Want, absolute, look_into, refused, size_below
 from ckptfmt_tui.models.columns import Column
 from ckptfmt_tui.widgets.dialogs import Dialog
+from ckptfmt_tui.widgets.standing import stands
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
 COLUMNS: Final = (
@@ -24,7 +25,7 @@ COLUMNS: Final = (
     Column("size", "SIZE", 11, 1, "right"),
     Column("changed", "CHANGED", 16, 2),
 )
-_HELP: Final = "↑↓ move  Enter open or use  Tab complete  F2 hidden files  Esc cancel"
+_HELP: Final = "↑↓ move  Enter open or use  Tab complete  F2 hidden  Esc cancel"
 
 
 class PathPicker(Dialog):
@@ -40,7 +41,7 @@ class PathPicker(Dialog):
     PathPicker > Vertical { height: 90%; }
     PathPicker VirtualTable { height: 1fr; }
     PathPicker #path { height: 1; border: none; padding: 0 1; background: $boost; }
-    PathPicker #help { color: $text-muted; height: 1; }
+    PathPicker #help { color: $text-muted; height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     PathPicker .buttons { height: 3; }
     """
     BINDINGS: ClassVar = [
@@ -70,7 +71,7 @@ class PathPicker(Dialog):
             yield Input(self._start, placeholder="a path", id="path", select_on_focus=False)
             yield VirtualTable(COLUMNS, self._cell, empty="nothing here begins so", id="entries")
             yield Static(id="fault", classes="fault")
-            yield Static(Text(_HELP, no_wrap=True, overflow="ellipsis"), id="help")
+            yield Static(Text(_HELP), id="help")
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel")
                 yield Button("Use it", id="go", variant="primary")
@@ -100,7 +101,7 @@ class PathPicker(Dialog):
     @work(thread=True, exclusive=True, group="listing")
     def _list(self, typed: str, *, hidden: bool) -> None:
         listed = look_into(typed, self._want, hidden=hidden)
-        if not get_current_worker().is_cancelled and self.is_attached:
+        if not get_current_worker().is_cancelled and stands(self):
             self.app.call_from_thread(self._listed, typed, listed)
 
     def _listed(self, typed: str, listed: Listed) -> None:
@@ -120,13 +121,13 @@ class PathPicker(Dialog):
             if path in self._sizes:
                 continue
             found = size_below(path, lambda: worker.is_cancelled)
-            if found is None or not self.is_attached:
+            if found is None or not stands(self):
                 return
             self._sizes[path] = found
             self.app.call_from_thread(self._measured)
 
     def _measured(self) -> None:
-        if self.is_attached:
+        if stands(self):
             self.table.redraw()
 
     def _cell(self, entry: Entry, column: Column, room: int) -> Cell:

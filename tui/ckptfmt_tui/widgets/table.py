@@ -10,7 +10,7 @@ from rich.style import Style
 from rich.text import Text
 from textual import events
 from textual.binding import Binding
-from textual.geometry import Region, Size
+from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -73,18 +73,10 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
             return self.table
 
     class Moved(Told):
-        """The cursor is on another row; `index` is None where there are no rows."""
-
-        def __init__(self, table: VirtualTable[Any], index: int | None) -> None:
-            super().__init__(table)
-            self.index = index
+        """The cursor is on another row, or other rows are shown, or none."""
 
     class Picked(Told):
         """A row was picked, by Enter or a click on the cursor's row."""
-
-        def __init__(self, table: VirtualTable[Any], index: int) -> None:
-            super().__init__(table)
-            self.index = index
 
     class HeaderPicked(Told):
         """A column's header was clicked."""
@@ -133,7 +125,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.cursor = max(min(cursor, len(rows) - 1), 0)
         self._show_cursor()
         self.refresh()
-        self.post_message(self.Moved(self, self.cursor if rows else None))
+        self.post_message(self.Moved(self))
 
     def redraw(self) -> None:
         """Draw the rows in sight again: something that cells are made of has changed."""
@@ -156,7 +148,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.refresh()
         if old != new and self._rows:
             self._show_cursor()
-            self.post_message(self.Moved(self, new))
+            self.post_message(self.Moved(self))
 
     def _show_cursor(self) -> None:
         height = max(self.size.height - _HEADER_LINES, 1)
@@ -181,7 +173,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
     def action_pick(self) -> None:
         """Pick the row under the cursor."""
         if self._rows:
-            self.post_message(self.Picked(self, self.cursor))
+            self.post_message(self.Picked(self))
 
     def on_click(self, event: events.Click) -> None:
         """Move the cursor, pick what it is on already, or tell of a header."""
@@ -243,8 +235,3 @@ def _cut(cell: Cell, column: Column, room: int) -> Text:
     text.truncate(room, overflow="ellipsis")
     text.pad_left(room - text.cell_len) if column.align == "right" else text.pad_right(room - text.cell_len)
     return text
-
-
-def region_of_row(table: VirtualTable[Any], index: int) -> Region:
-    """Where a row is drawn, in the table's own coordinates."""
-    return Region(0, index - round(table.scroll_y) + _HEADER_LINES, table.size.width, 1)
