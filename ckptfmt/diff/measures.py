@@ -17,7 +17,7 @@ from ckptfmt.diff.elements import COMPLEX, MATRICES, PACKED, Array, big_integers
 from ckptfmt.diff.ranks import Gram, Projection
 from ckptfmt.digest import Buffer
 
-CHUNK: Final = 1 << 17
+CHUNK: Final = 1 << 18
 """Elements whose arrays lie in the cache together."""
 BLOCK_ELEMENTS: Final = 1 << 21
 """Elements of a block at most; a block is also at most 4 MiB of either tensor."""
