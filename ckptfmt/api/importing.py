@@ -21,7 +21,7 @@ from ckptfmt.api.results import (
     OpaqueFile,
     PlannedCheckpoint,
 )
-from ckptfmt.api.shared import copy_of, encodings_of, is_kept, needs_base
+from ckptfmt.api.shared import copy_of, encodings_of, is_kept, needs_base, replaced_by, seen_before
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import How, Manifest, logical_bytes, objects_of
@@ -123,6 +123,7 @@ def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progre
     adapters: dict[str, str] = {}
     for each in work_order(plan.checkpoints, base_hints(plan.checkpoints)):
         near = tuple((ref, adapters[ref]) for ref in nearest(each.ref, adapters))
+        before = seen_before(store, each.ref)
         try:
             imported = _import_one(store, each, replace(options, near=near), taken, progress)
         except CkptfmtError as error:
@@ -132,7 +133,8 @@ def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progre
             continue
         if imported.manifest.adapters:
             adapters[each.ref] = imported.digest
-        taken[each.ref] = _improved(store, imported, options, progress)
+        report = _improved(store, imported, options, progress)
+        taken[each.ref] = structs.replace(report, replaced=replaced_by(imported.digest, before))
     reports = [taken[each.ref] for each in plan.checkpoints if each.ref in taken]
     failed = [missed[each.ref] for each in plan.checkpoints if each.ref in missed]
     return ImportReport(

@@ -119,7 +119,8 @@ class _Needs:
             return needs_base(self._store, self._store.manifest(target), self._bases)
         if summary.record not in self._bound:
             self._bound[summary.record] = self._itself(summary.base, summary.record)
-        return self._bound[summary.record]
+        # Its own base is kept, and something is missing: it is stored against another one.
+        return self._bound[summary.record] or needs_base(self._store, self._store.manifest(target), self._bases)
 
     def _itself(self, name: str, record: str) -> NeedsBase | None:
         try:

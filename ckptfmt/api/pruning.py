@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -71,6 +72,7 @@ def plan_prune(store: Store, patterns: Sequence[str], policy: Policy) -> PrunePl
         return lineage.parent if lineage else None
 
     decision = decide(policy, chosen, others, parent_of)
+    names = Counter(each.target for each in (*chosen, *others))
     planned = [
         PlannedRef(
             ref=each.ref,
@@ -79,7 +81,7 @@ def plan_prune(store: Store, patterns: Sequence[str], policy: Policy) -> PrunePl
             manifest=each.target,
             step=each.step,
             stage=each.stage,
-            exclusive_bytes=usage[each.target].exclusive_bytes,
+            exclusive_bytes=usage[each.target].exclusive_bytes if names[each.target] == 1 else 0,
             reasons=decision.reasons.get(each.ref, ()),
         )
         for run, members in decision.runs.items()

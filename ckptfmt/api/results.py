@@ -29,11 +29,15 @@ class OpaqueFile(msgspec.Struct, frozen=True):
 
 
 class NeedsBase(msgspec.Struct, frozen=True):
-    """The base without whose files a checkpoint cannot be restored, and where these were last seen on this host."""
+    """The base without whose files a checkpoint cannot be restored, and where these were last seen on this host.
+
+    `others` are the names of more of them, where one is not all that it needs.
+    """
 
     name: str
     record: str
     last_seen: str | None
+    others: tuple[str, ...] = ()
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -77,7 +81,10 @@ class OptimizeReport(msgspec.Struct, frozen=True):
 
 
 class CheckpointReport(msgspec.Struct, frozen=True):
-    """One checkpoint that was taken in. `copy_of` names the base of which it holds every tensor, and no other."""
+    """One checkpoint that was taken in. `copy_of` names the base of which it holds every tensor, and no other.
+
+    `replaced` is the generation of the ref that named another checkpoint until now, where there is one.
+    """
 
     ref: str
     generation: int
@@ -96,6 +103,7 @@ class CheckpointReport(msgspec.Struct, frozen=True):
     found: Found | None = None
     forecast: Forecast | None = None
     copy_of: str | None = None
+    replaced: int | None = None
 
 
 class FailedPart(msgspec.Struct, frozen=True):
@@ -242,7 +250,10 @@ class VerifyReport(msgspec.Struct, frozen=True):
 
 
 class BaseReport(msgspec.Struct, frozen=True):
-    """A base as it was recorded. `kept` tells whether the store holds all of its bytes."""
+    """A base as it was recorded. `kept` tells whether the store holds all of its bytes.
+
+    `replaced` is the generation of the name that stood for other content until now, where there is one.
+    """
 
     name: str
     record: str
@@ -254,6 +265,7 @@ class BaseReport(msgspec.Struct, frozen=True):
     revision: str | None
     path: str | None
     bytes: int
+    replaced: int | None = None
 
 
 class BaseKept(msgspec.Struct, frozen=True):

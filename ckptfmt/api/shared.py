@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from ckptfmt.api.results import NeedsBase, Stored
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
-from ckptfmt.format.refs import BASES, Generation
+from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import BaseFiles, all_bases, missing_from, needed_objects, outside_files, places_of
 from ckptfmt.store.graph import Copies, resolve
 from ckptfmt.store.outside import Bases, all_outside
@@ -48,6 +48,16 @@ def usage_of(store: Store, standing: list[Generation], damaged: Damaged | None =
     return follow(store.catalog(), [item.target for item in standing if item.target is not None], load, tell)
 
 
+def seen_before(store: Store, name: str) -> Generation | None:
+    """The newest generation of a ref that can be read; None where there is none."""
+    return next(store.refs.readable(check_name(name)), None)
+
+
+def replaced_by(target: str, before: Generation | None) -> int | None:
+    """The number of the generation that named something else before a ref was given `target`."""
+    return before.number if before is not None and before.target not in (None, target) else None
+
+
 def fits(name: str, pattern: str | None) -> bool:
     """Tell whether a ref fits a shell pattern, or begins with it up to a '/'; None fits all."""
     if pattern is None:
@@ -65,14 +75,17 @@ def needs_base(
 ) -> NeedsBase | None:
     """The base that a checkpoint cannot be restored without: it shares tensors with it, or is stored against them.
 
-    Where these are several, the one that it is bound to; None where the store holds all it needs.
+    Where these are several, the one that it is bound to stands first; None where the store holds all it needs.
     For `bases` and `copies_of` see `bases_needed`.
     """
     needed = bases_needed(store, manifest, bases, copies_of)
     link = manifest.base
     base = needed.get(link.record) if link is not None else None
     base = base or next(iter(needed.values()), None)
-    return NeedsBase(base.base, base.digest, base.last_seen) if base is not None else None
+    if base is None:
+        return None
+    others = tuple(other.base for other in needed.values() if other.digest != base.digest)
+    return NeedsBase(base.base, base.digest, base.last_seen, others)
 
 
 def copy_of(store: Store, manifest: Manifest) -> str | None:
@@ -98,7 +111,7 @@ def bases_needed(
     link = manifest.base
     bases = all_outside(store, link) if bases is None else bases
     found = resolve(copies_of or store.catalog().find_many, objects_of(manifest), bases.has)
-    needed = {base.digest: base for base in map(bases.holder, sorted(found.outside)) if base is not None}
+    needed = {base.digest: base for base in bases.fewest(found.outside)}
     if found.missing and not needed and link is not None:
         needed[link.record] = outside_files(store, link)
     return needed

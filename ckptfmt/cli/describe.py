@@ -21,7 +21,7 @@ BASE_NEEDED: Final = "*"
 def base_of(row: CheckpointReport | RefRow) -> str:
     """A checkpoint's base in a column: its name, how it is known, and whether it is needed."""
     if row.base is None:
-        return ""
+        return f"needs {row.needs_base.name} {BASE_NEEDED}" if row.needs_base else ""
     mark = f" {BASE_NEEDED}" if row.needs_base else ""
     return f"{row.base} ({row.binding}){mark}"
 
@@ -29,7 +29,8 @@ def base_of(row: CheckpointReport | RefRow) -> str:
 def needs(base: NeedsBase) -> str:
     """What a checkpoint needs that the store does not hold, and how to change that."""
     seen = f"last seen in {base.last_seen}" if base.last_seen else "never seen on this host"
-    return f"the files of base {base.name!r}, {seen}; 'ckptfmt base keep {base.name}' copies them in"
+    others = "".join(f", and those of base {name!r} ('ckptfmt base keep {name}')" for name in base.others)
+    return f"the files of base {base.name!r}, {seen}; 'ckptfmt base keep {base.name}' copies them in{others}"
 
 
 def legend(bases: Iterable[NeedsBase | None]) -> list[Line]:

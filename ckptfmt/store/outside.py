@@ -40,6 +40,24 @@ class Bases:
         holders = [base for base in self._others if base.has(digest)]
         return next((base for base in holders if base.is_there), holders[0] if holders else None)
 
+    def fewest(self, digests: Iterable[str]) -> list[BaseFiles]:
+        """Few bases that hold all of these objects that any holds; those whose files are there before others.
+
+        Bases share small files, such as tokenizers: asked object by object, more of them would seem to be needed.
+        """
+        left, found = set(digests), []
+        if self._first is not None and all(map(self._first.has, left)):
+            return [self._first] if left else []
+        candidates = [*([self._first] if self._first is not None else []), *self._others]
+        while left:
+            held = [(base, sum(map(base.has, left))) for base in candidates]
+            best, most = max(held, key=lambda pair: (pair[1] > 0 and pair[0].is_there, pair[1]), default=(None, 0))
+            if best is None or not most:
+                break
+            found.append(best)
+            left = {digest for digest in left if not best.has(digest)}
+        return found
+
     def called(self, digest: str) -> str:
         """See `OutsideObjects.called`."""
         return self._holder(digest).name

@@ -182,3 +182,41 @@ def test_strangers_that_are_bound_to_a_base_are_told(store: Shell) -> None:
     assert "5 of 5 tensors fit none of base 'tiny'" in notes["m/wide"][0]
     assert "8 of 8 tensors fit none of base 'tiny'" in notes["m/broad"][0]
     assert "fit none of base 'tiny'" in store.ok("import", "./many/wide", "--name", "w", "--base", "tiny").out
+
+
+def test_what_needs_a_base_that_nobody_named_is_marked(store: Shell) -> None:
+    """As dangerous as one that is bound to it: without the base's files neither comes back."""
+    store.ok("import", "./base", "--name", "unbound")
+    assert store.json("show", "unbound")["needs_base"]["name"] == "tiny"
+    for out in (store.ok("ls", "unbound").out, store.ok("import", "./base", "--name", "unbound").out):
+        assert "needs tiny *" in out
+
+
+def test_only_bases_that_are_needed_are_named(store: Shell) -> None:
+    """Bases share small files: who has one of them kept after the other, and deletes that, loses what needs it."""
+    full(Path("second"), seed=9)
+    store.ok("base", "add", "second", "./second")
+    assert Path("second/config.json").read_bytes() == Path("base/config.json").read_bytes()
+    for name, base in (("one", "base"), ("two", "second")):
+        store.ok("import", f"./{base}", "--name", name)
+    needed = {row["ref"]: row["needs_base"] for row in store.json("ls") if row["ref"] in ("one", "two")}
+    assert {ref: (base["name"], base["others"]) for ref, base in needed.items()} == {
+        "one": ("tiny", []),
+        "two": ("second", []),
+    }
+    store.ok("bind", "two", "--base", "tiny")  # Whatever is said of it, its tensors lie in the other one.
+    assert store.json("show", "two")["needs_base"]["name"] == "second"
+
+
+def test_a_name_that_stands_for_something_else_from_now_on_says_how_to_return(store: Shell) -> None:
+    again = store.ok("import", "./other", "--name", "full/other")
+    assert "until now" not in again.err
+    told = store.ok("import", "./stage-1", "--name", "full/other").err
+    assert "full/other: named another checkpoint until now; 'ckptfmt rollback full/other@1' returns to it" in told
+    store.ok("rollback", "full/other@1")
+    assert store.json("show", "full/other")["layout"] == "hf-full"
+    assert "until now" not in store.ok("base", "add", "tiny", "./base").err
+    told = store.ok("base", "add", "tiny", "./other").err
+    assert "'ckptfmt rollback bases/tiny@1' returns to it" in told
+    store.ok("rollback", "bases/tiny@1")
+    assert store.json("base", "verify", "tiny")["ok"]

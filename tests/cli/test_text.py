@@ -74,7 +74,7 @@ def test_documents_are_json_whatever_they_hold() -> None:
     odd = {"path": "bad\udc80name", "nan": float("nan"), "all": [float("inf"), 1.5], "n": 1}
     assert json.loads(encode(odd)) == {"path": "bad\udc80name", "nan": None, "all": [None, 1.5], "n": 1}
     assert json.loads(encode({"nan": float("nan")})) == {"nan": None}
-    assert encode([NeedsBase("a", "b", None)]) == '[{"name":"a","record":"b","last_seen":null}]'
+    assert encode([NeedsBase("a", "b", None)]) == '[{"name":"a","record":"b","last_seen":null,"others":[]}]'
 
 
 class Terminal(io.StringIO):

@@ -210,3 +210,15 @@ class TestCommandLine:
         assert ran.code == 11
         assert [part["code"] for part in json.loads(ran.out)["failed"]] == ["moved-on"]
         assert "sweep/a/checkpoint-100" in standing(swept)
+
+
+def test_what_another_name_needs_too_is_not_said_to_be_freed(store: Store, tmp_path: Path) -> None:
+    source = making.write_small(tmp_path / "source", {"a": 1, "b": 2})
+    other = making.write_small(tmp_path / "other", {"a": 3, "b": 4})
+    for name in ("x/1", "x/2", "y/1"):
+        store.import_path(other if name == "x/2" else source, name=name)
+    (going,) = store.plan_prune(["x/*"], keep=Policy(last=1)).dropped
+    assert (going.ref, going.exclusive_bytes) == ("x/1", 0)
+    store.drop("y/1")
+    (going,) = store.plan_prune(["x/*"], keep=Policy(last=1)).dropped
+    assert going.exclusive_bytes > 0

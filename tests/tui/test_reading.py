@@ -32,3 +32,16 @@ def test_the_store_is_closed_by_the_last_that_reads_it(quick: Path) -> None:
     thread.join(10)
     assert answers == [Answer(0, None)]
     assert reader._store is None
+
+
+def test_a_store_that_is_gone_is_not_an_empty_one(quick: Path) -> None:
+    Store.init(quick / "store").close()
+    reader = Reader(str(quick / "store"))
+    assert reader.ask(lambda store: len(list(store.list_refs()))).value == 0
+    (quick / "store").rename(quick / "away")
+    answer = reader.ask(lambda store: len(list(store.list_refs())))
+    assert answer.problem is not None
+    assert "is not there any more" in answer.problem.message
+    (quick / "away").rename(quick / "store")
+    assert reader.ask(lambda store: len(list(store.list_refs()))).value == 0
+    reader.close()

@@ -143,6 +143,10 @@ def test_pin_label_rename_drop_and_bring_back(writable_store: Path) -> None:
         await pilot.press("p")
         await until(pilot, lambda: shows(app, "stage-3 stage 3 pinned"))
         assert rows_of(writable_store)["stages/stage-3"].pinned
+        await pilot.press("p")  # What protects is not taken away by one key.
+        await until(pilot, lambda: isinstance(app.screen, Confirmation))
+        await pilot.press("n")
+        assert rows_of(writable_store)["stages/stage-3"].pinned
         await pilot.press("d")
         await until(pilot, lambda: isinstance(app.screen, Confirmation))
         await until(pilot, lambda: shows(app, "Frees nothing now", "ckptfmt rm stages/stage-3"))
@@ -150,6 +154,8 @@ def test_pin_label_rename_drop_and_bring_back(writable_store: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, ProblemDialog))
         await until(pilot, lambda: shows(app, "is pinned", "ckptfmt pin stages/stage-3 --off"))
         await pilot.press("escape", "p")
+        await until(pilot, lambda: isinstance(app.screen, Confirmation))
+        await pilot.press("y")
         await until(pilot, lambda: not shows(app, "stage-3 stage 3 pinned"))
 
         await pilot.press("t")

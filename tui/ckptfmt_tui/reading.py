@@ -11,10 +11,12 @@ from typing import Generic, TypeVar
 
 from ckptfmt.api import Store
 from ckptfmt.api.results import RefRow
-from ckptfmt.errors import CkptfmtError
+from ckptfmt.errors import CkptfmtError, NotFound
 from ckptfmt.problems import Problem, problem_of, storage_error
 
 Result = TypeVar("Result")
+
+DOCUMENT = "store.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class Reader:
                 raise CkptfmtError("the terminal UI is being left", code="interrupted")
             if self._store is None:
                 self._store = Store.open(self.path)
+            elif not os.path.exists(os.path.join(self.path, DOCUMENT)):
+                # What is opened would go on as if nothing had ever been in it.
+                raise NotFound(
+                    f"the store {self.path} is not there any more", code="no-store", hint="bring it back, then F5"
+                )
             store = self._store
             self._asking += 1
         try:

@@ -57,6 +57,14 @@ def add(session: Session, name: str, source: str, revision: str | None, keep: Li
     with session.store() as store, session.progress() as progress:
         report = store.add_base(name, source, revision=revision, keep=keep, progress=progress)
     session.give(report, lambda: base_lines(report))
+    if report.replaced is not None:
+        session.note(
+            Styled(
+                f"base {name!r} stood for other content until now: what was bound to that goes on needing it; "
+                f"'ckptfmt rollback bases/{name}@{report.replaced}' returns to it",
+                "yellow",
+            )
+        )
 
 
 @verb("ls", group=command, example="ckptfmt base ls")

@@ -101,6 +101,11 @@ def command(
     session.note(*legend(each.needs_base for each in report.checkpoints))
     session.note(*(f"note: {note}" for note in report.notes))
     for each in report.checkpoints:
+        if each.replaced is not None:
+            session.note(
+                f"{each.ref}: named another checkpoint until now; "
+                f"'ckptfmt rollback {each.ref}@{each.replaced}' returns to it"
+            )
         if each.forecast is not None:
             seen = each.forecast
             session.note(

@@ -47,8 +47,21 @@ def _do(page: Page, work: Callable[[Store], RefChanged], said: str) -> None:
 def pin(page: Page, row: RefRow) -> None:
     """Protect a checkpoint from prune and rm, or stop that."""
     off = row.pinned
-    page.tell_command(commands.line(page.ui.store_path, ["pin", row.ref, *(["--off"] if off else [])]))
-    _do(page, lambda store: store.pin(row.ref, off=off), f"{row.ref} is {'no longer ' if off else ''}pinned")
+    command = commands.line(page.ui.store_path, ["pin", row.ref, *(["--off"] if off else [])])
+    page.tell_command(command)
+
+    if not off:
+        _do(page, lambda store: store.pin(row.ref), f"{row.ref} is pinned")
+        return
+
+    def go(answer: object) -> None:
+        if answer:
+            _do(page, lambda store: store.pin(row.ref, off=True), f"{row.ref} is no longer pinned")
+
+    page.app.push_screen(
+        Confirmation(f"Unpin {row.ref}?", ["Then prune and rm may drop it."], command=command),
+        go,
+    )
 
 
 def tag(page: Page, row: RefRow) -> None:
