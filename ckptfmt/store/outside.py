@@ -46,8 +46,10 @@ class Bases:
         Bases share small files, such as tokenizers: asked object by object, more of them would seem to be needed.
         """
         left, found = set(digests), []
+        if not left:
+            return []
         if self._first is not None and all(map(self._first.has, left)):
-            return [self._first] if left else []
+            return [self._first]
         candidates = [*([self._first] if self._first is not None else []), *self._others]
         while left:
             held = [(base, sum(map(base.has, left))) for base in candidates]
