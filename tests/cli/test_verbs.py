@@ -114,3 +114,14 @@ def test_a_listing_by_pattern(store: Shell) -> None:
     ran = store.ok("ls", "nothing/*")
     assert ran.out == ""
     assert "no checkpoints like 'nothing/*'" in ran.err
+
+
+def test_a_base_that_is_away_is_one_matter(store: Shell, elsewhere: Path) -> None:
+    """However many objects lie there; which they are is for scripts."""
+    store.ok("import", "./base", "--name", "full/copy", "--base", "tiny")
+    (elsewhere / "base").rename(elsewhere / "away")
+    ran = store("verify", "--all")
+    assert ran.code == 3
+    assert ran.out.count("damaged: ") == 1 and ran.out.count("harms full/copy") == 1
+    named = store("verify", "--all", "--json").document["damaged"]
+    assert len(named) > 1 and f"damaged: {len(named)} objects" in ran.out

@@ -15,7 +15,7 @@ from ckptfmt.format.refs import BASES
 from ckptfmt.wording import count, size
 
 if TYPE_CHECKING:
-    from ckptfmt.api.results import VerifyReport
+    from ckptfmt.api.results import Damage, VerifyReport
 
 
 class Subset(click.ParamType[tuple[int, int]]):
@@ -58,9 +58,15 @@ def command(
 def lines(report: VerifyReport) -> list[Line]:
     """What is damaged and whom it harms, then what was looked at."""
     told: list[Line] = []
+    by_problem: dict[str, list[Damage]] = {}
     for damage in report.damaged:
-        told += [Styled(f"damaged: object {damage.object}", "red"), f"  {damage.problem}"]
-        told += [f"  harms {name}" for name in damage.checkpoints] or ["  harms no checkpoint"]
+        by_problem.setdefault(damage.problem, []).append(damage)
+    for problem, damages in by_problem.items():
+        # A base that is away is one matter, however many objects lie there.
+        what = f"object {damages[0].object}" if len(damages) == 1 else f"{len(damages):,} objects, which --json names"
+        told += [Styled(f"damaged: {what}", "red"), f"  {problem}"]
+        names = sorted({name for damage in damages for name in damage.checkpoints})
+        told += [f"  harms {name}" for name in names] or ["  harms no checkpoint"]
     looked = f"{count(report.objects, 'object')}, {size(report.bytes)} decoded"
     if not report.damaged:
         return [Styled(f"{looked}, all sound", "green")]
