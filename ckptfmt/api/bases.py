@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from msgspec import structs
 
 from ckptfmt.api.results import BaseKept, BaseReport, BaseVerified, RefChanged
-from ckptfmt.api.shared import bases_needed, is_kept, replaced_by, seen_before
+from ckptfmt.api.shared import bases_needed, is_kept
 from ckptfmt.errors import Conflict, InvalidInput, NotFound
 from ckptfmt.format.manifest import BaseLink, Manifest, logical_bytes
 from ckptfmt.format.refs import BASES
@@ -36,10 +36,8 @@ def add(store: Store, name: str, source: str, *, revision: str | None, keep: Kee
     """Record a base: root, file SHA-256s, tensor digests."""
     if keep not in ("copy", "reference"):
         raise InvalidInput(f"--keep: {keep!r} is neither copy nor reference")
-    found = find_source(source, revision)
-    before = seen_before(store, BASES + name)
-    base = add_base(store, name, found, keep=keep, progress=progress)
-    return structs.replace(describe(store, base), replaced=replaced_by(base.digest, before))
+    base, replaced = add_base(store, name, find_source(source, revision), keep=keep, progress=progress)
+    return structs.replace(describe(store, base), replaced=replaced)
 
 
 def describe(store: Store, base: Base, places: Sequence[str] | None = None) -> BaseReport:

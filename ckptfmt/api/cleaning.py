@@ -22,7 +22,7 @@ from ckptfmt.api.results_reclaim import (
     UndoReport,
 )
 from ckptfmt.api.scanning import look
-from ckptfmt.api.shared import pass_over, standing_refs
+from ckptfmt.api.shared import standing_refs
 from ckptfmt.api.store import Store
 from ckptfmt.errors import InvalidInput, NotFound
 from ckptfmt.format.receipt import HOLDING, Receipt
@@ -36,6 +36,7 @@ from ckptfmt.reclaim.rows import DEFAULT_KEEP, KEEPS, KeepWeights
 from ckptfmt.reclaim.space import available, most_needed
 from ckptfmt.reclaim.taking import referenced_bases, standing_like
 from ckptfmt.store.receipts import Receipts
+from ckptfmt.store.refs import pass_over
 
 DEFAULT_HOLD_DAYS: Final = 7.0
 DEFAULT_NAME: Final = "{dir}/{name}"

@@ -7,11 +7,12 @@ import math
 import msgspec
 
 from ckptfmt.api.results import NeedsBase, Stored
-from ckptfmt.api.shared import needs_base, no_collector, pass_over, standing_refs, sum_encodings, usage_of
+from ckptfmt.api.shared import needs_base, no_collector, standing_refs, sum_encodings, usage_of
 from ckptfmt.errors import FormatError
 from ckptfmt.format.check import check_document
 from ckptfmt.format.dtypes import BITS
 from ckptfmt.format.manifest import Manifest, Tensor, objects_of
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store, manifest_key
 
 

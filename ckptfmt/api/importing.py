@@ -21,18 +21,20 @@ from ckptfmt.api.results import (
     OpaqueFile,
     PlannedCheckpoint,
 )
-from ckptfmt.api.shared import copy_of, encodings_of, is_kept, needs_base, replaced_by, seen_before
+from ckptfmt.api.shared import copy_of, encodings_of, is_kept, needs_base
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import How, Manifest, logical_bytes, objects_of
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, find_base
+from ckptfmt.store.graph import remembering
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import base_place, check_base
 from ckptfmt.transfer.fitting import stranger
 from ckptfmt.transfer.importing import Imported, Options, import_walked
-from ckptfmt.transfer.ordering import base_hints, nearest, work_order
+from ckptfmt.transfer.ordering import nearest, work_order
 from ckptfmt.transfer.planning import Plan, Planned, plan_import
+from ckptfmt.transfer.references import MOST_NEAR
 
 EFFORTS: Final[tuple[str, ...]] = get_args(Effort)
 HOWS: Final[tuple[str, ...]] = get_args(How)
@@ -121,9 +123,9 @@ def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progre
     taken: dict[str, CheckpointReport] = {}
     missed: dict[str, FailedPart] = {}
     adapters: dict[str, str] = {}
-    for each in work_order(plan.checkpoints, base_hints(plan.checkpoints)):
-        near = tuple((ref, adapters[ref]) for ref in nearest(each.ref, adapters))
-        before = seen_before(store, each.ref)
+    unstated: set[str] = set()
+    for each in work_order(plan.checkpoints):
+        near = tuple((ref, adapters[ref]) for ref in nearest(each.ref, list(adapters), MOST_NEAR))
         try:
             imported = _import_one(store, each, replace(options, near=near), taken, progress)
         except CkptfmtError as error:
@@ -133,8 +135,9 @@ def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progre
             continue
         if imported.manifest.adapters:
             adapters[each.ref] = imported.digest
-        report = _improved(store, imported, options, progress)
-        taken[each.ref] = structs.replace(report, replaced=replaced_by(imported.digest, before))
+        if _goes_on_somehow(imported.manifest):
+            unstated.add(each.ref)
+        taken[each.ref] = _improved(store, imported, options, progress)
     reports = [taken[each.ref] for each in plan.checkpoints if each.ref in taken]
     failed = [missed[each.ref] for each in plan.checkpoints if each.ref in missed]
     return ImportReport(
@@ -143,19 +146,19 @@ def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progre
         checkpoints=tuple(reports),
         failed=tuple(failed),
         left=plan.left,
-        notes=tuple(_unstated(store, plan, reports, said)),
+        notes=tuple(_unstated(plan, [report.ref for report in reports if report.ref in unstated], said)),
     )
 
 
-def _unstated(store: Store, plan: Plan, reports: Sequence[CheckpointReport], said: ImportOptions) -> Iterator[str]:
+def _unstated(plan: Plan, going: Sequence[str], said: ImportOptions) -> Iterator[str]:
     """What a later merge needs to know of stages that go on from others, and the command that says it."""
-    going = [report.ref for report in reports if _goes_on_somehow(store.manifest(report.manifest))]
     if not going:
         return
     words = ["ckptfmt", "import", plan.path, "--name", plan.name]
-    for option in ("base", "parent", "stage"):
+    for option in ("base", "parent", "stage", "stage_dtype"):
         value = said.get(option)
-        words += [f"--{option}", str(value)] if value is not None else []
+        words += [f"--{option.replace('_', '-')}", str(value)] if value is not None else []
+    words += ["--damaged-as-opaque"] if said.get("damaged_as_opaque") else []
     named = ", ".join(going[:_SHOWN]) + (", …" if len(going) > _SHOWN else "")
     yield (
         f"{named}: linked to the stage before, but not how it goes on from it, which a merge has to know: "
@@ -207,6 +210,7 @@ def _import_one(
 def describe_import(store: Store, imported: Imported) -> CheckpointReport:
     """An import as front ends show it."""
     manifest = imported.manifest
+    copies_of = remembering(store.catalog().find_many)
     return CheckpointReport(
         ref=imported.ref,
         generation=imported.generation,
@@ -214,17 +218,18 @@ def describe_import(store: Store, imported: Imported) -> CheckpointReport:
         layout=manifest.layout,
         base=manifest.base.name if manifest.base else None,
         binding=manifest.base.binding if manifest.base else "none",
-        needs_base=needs_base(store, manifest),
+        needs_base=needs_base(store, manifest, copies_of=copies_of),
         files=len(manifest.files),
         tensors=len(manifest.tensors),
         opaque=tuple(OpaqueFile(file.path, file.reason) for file in manifest.files if file.reason),
         notes=manifest.notes,
         logical_bytes=logical_bytes(manifest),
         new_bytes=imported.new_bytes,
-        encodings=encodings_of(objects_of(manifest), store.catalog().find_many),
+        encodings=encodings_of(objects_of(manifest), copies_of),
         forecast=foresee(store, manifest) if imported.new else None,
         found=Found(imported.likely.name, imported.likely.why) if imported.likely is not None else None,
         copy_of=copy_of(store, manifest),
+        replaced=imported.replaced,
     )
 
 

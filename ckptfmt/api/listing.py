@@ -115,12 +115,13 @@ class _Needs:
         summary = used.summary
         if not used.missing:
             return None
-        if summary.base is None or summary.record is None:
-            return needs_base(self._store, self._store.manifest(target), self._bases)
-        if summary.record not in self._bound:
-            self._bound[summary.record] = self._itself(summary.base, summary.record)
-        # Its own base is kept, and something is missing: it is stored against another one.
-        return self._bound[summary.record] or needs_base(self._store, self._store.manifest(target), self._bases)
+        own = None
+        if summary.base is not None and summary.record is not None:
+            if summary.record not in self._bound:
+                self._bound[summary.record] = self._itself(summary.base, summary.record)
+            own = self._bound[summary.record]
+        # Where its own base is kept and something is missing, it is stored against another one.
+        return own or needs_base(self._store, self._store.manifest(target), self._bases)
 
     def _itself(self, name: str, record: str) -> NeedsBase | None:
         try:

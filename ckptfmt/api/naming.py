@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from ckptfmt.api.results import Bound, RefChanged
-from ckptfmt.api.shared import pass_over, standing_refs
+from ckptfmt.api.shared import standing_refs
 from ckptfmt.errors import Conflict, FormatError, IncompleteStore, IntegrityError, InvalidInput, NotFound
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
@@ -13,10 +13,10 @@ from ckptfmt.store.bases import find_base
 from ckptfmt.store.elsewhere import OutsideObjects
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.publish import confirm, confirm_documents, missing_objects, pinned
-from ckptfmt.store.refs import draft, moved_on
+from ckptfmt.store.refs import draft, moved_on, pass_over
 from ckptfmt.store.store import Store, record_key
 from ckptfmt.store.trash import bring_back
-from ckptfmt.transfer.build import Content, bind
+from ckptfmt.transfer.build import BOUND, Content, bind
 
 
 def drop(store: Store, ref: str) -> RefChanged:
@@ -89,47 +89,46 @@ def rollback(store: Store, name: str) -> RefChanged:
     """
     ref, at, number = name.partition("@")
     if not at:
-        number = str(_before(store, ref).number)
+        newest, old = _before(store, ref)
+    else:
+        old = _generation(store, ref, number)
+        try:
+            newest = store.refs.newest(ref) or old
+        except (IntegrityError, FormatError):  # Damaged: a person has decided what the ref stands for.
+            newest = structs.replace(old, number=store.refs.numbers(ref)[-1], target=None)
+    target = old.target or ""
+    if newest.target == target:
+        return structs.replace(_changed(store.refs.settled(newest)), returned_to=old.number)
+    drafted = structs.replace(old, **_fresh(target, "rollback", f"to @{old.number}"))
+    with pinned(store, target) as claim:
+        given = claim.give(lambda: _still_there(store, old), lambda: store.refs.swap(newest, drafted))
+    return structs.replace(_changed(given), returned_to=old.number)
+
+
+def _generation(store: Store, ref: str, number: str) -> Generation:
+    """The generation that a person names to return to."""
     if not number.isdecimal():
-        raise InvalidInput(f"{name!r}: say which generation, as in {ref}@3", hint=f"ckptfmt log {ref}")
+        raise InvalidInput(f"'{ref}@{number}': say which generation, as in {ref}@3", hint=f"ckptfmt log {ref}")
     if int(number) not in store.refs.numbers(check_name(ref)):
         raise NotFound(f"ref {ref!r} has no generation {int(number)}", hint=f"ckptfmt log {ref}")
     old = store.refs.read(ref, int(number))
     if old.target is None:
-        raise NotFound(f"{name!r} is where the ref was dropped", hint=f"ckptfmt log {ref}")
-    to = old.number
-    try:
-        newest = store.refs.newest(ref) or old
-    except (IntegrityError, FormatError):  # Damaged: a person has decided what the ref stands for.
-        newest = structs.replace(old, number=store.refs.numbers(ref)[-1], target=None)
-    if newest.target == old.target:
-        return structs.replace(_changed(store.refs.settled(newest)), returned_to=to)
-    drafted = structs.replace(old, **_fresh(old.target, "rollback", f"to @{number}"))
-    with pinned(store, old.target) as claim:
-        given = claim.give(lambda: _still_there(store, old), lambda: store.refs.swap(newest, drafted))
-    return structs.replace(_changed(given), returned_to=to)
+        raise NotFound(f"'{ref}@{number}' is where the ref was dropped", hint=f"ckptfmt log {ref}")
+    return old
 
 
-def _before(store: Store, ref: str) -> Generation:
-    """The last generation of a ref that named something else than the ref names now.
+def _before(store: Store, ref: str) -> tuple[Generation, Generation]:
+    """The newest generation of a ref, and the last one that named something else.
 
     Raises:
         NotFound: there is no such ref, or no such generation.
     """
-    newest = store.refs.newest(check_name(ref))
-    if newest is None:
-        store.refs.current(ref)
-    found = next(
-        (
-            each
-            for each in store.refs.readable(ref)
-            if each.target is not None and newest is not None and each.target != newest.target
-        ),
-        None,
-    )
-    if found is None:
+    newest = store.refs.newest(check_name(ref)) or store.refs.current(ref)
+    found = (each for each in store.refs.readable(ref) if each.target not in (None, newest.target))
+    old = next(found, None)
+    if old is None:
         raise NotFound(f"ref {ref!r} never named anything else", hint=f"ckptfmt log {ref}")
-    return found
+    return newest, old
 
 
 def dropped(store: Store) -> list[Generation]:
@@ -170,7 +169,7 @@ def bind_ref(store: Store, ref: str, base: str) -> Bound:
     if old.base is not None and old.base.record == found.digest:
         store.refs.settled(seen)
         return Bound(ref, seen.number, seen.target or "", old.base.name, old.base.binding, old.base.evidence)
-    link = bind(found.name, found.digest, found.record, _content(old), evidence=f"bind --base {base}")
+    link = bind(found.name, found.digest, found.record, _content(old), evidence=BOUND.format(base=base))
     manifest = structs.replace(old, base=link)
     digest = store.put_manifest(manifest)
 

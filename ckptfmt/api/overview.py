@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from ckptfmt.api.results import Stored
-from ckptfmt.api.shared import pass_over, standing_refs, usage_of
+from ckptfmt.api.shared import standing_refs, usage_of
 from ckptfmt.format.refs import BASES
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store
 from ckptfmt.store.usage import used_by_encoding
 

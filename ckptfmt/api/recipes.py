@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Final
+from functools import cache
 
 import msgspec
+from msgspec import structs
 
-from ckptfmt.api.shared import is_kept, pass_over, standing_refs
+from ckptfmt.api.shared import is_kept, standing_refs
 from ckptfmt.errors import CkptfmtError
-from ckptfmt.format.manifest import Binding, How, logical_bytes
+from ckptfmt.format.manifest import Binding, How, Manifest, logical_bytes
 from ckptfmt.format.refs import BASES
 from ckptfmt.merge.recipe import resolve_recipe
 from ckptfmt.store.bases import all_bases, places_of
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store
-
-_MOST_HELD: Final = 64
-"""Manifests that are held while lineages are followed: a run's checkpoints share their ancestors."""
 
 
 class RecipeStep(msgspec.Struct, frozen=True):
@@ -62,7 +60,11 @@ class RecipeReport(msgspec.Struct, frozen=True):
 
 def refusals(store: Store) -> dict[str, str]:
     """See `Store.refusals`."""
-    load = lru_cache(_MOST_HELD)(store.manifest_uncached)
+
+    @cache  # Lineages share their ancestors.
+    def load(digest: str) -> Manifest:
+        return structs.replace(store.manifest_uncached(digest), files=(), tensors=())
+
     found = {}
     for generation in standing_refs(store, pass_over):
         if generation.target is None or generation.name.startswith(BASES):

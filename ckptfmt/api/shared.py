@@ -12,12 +12,12 @@ from fnmatch import fnmatchcase
 from ckptfmt.api.results import NeedsBase, Stored
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import BaseRecord, Manifest, objects_of
-from ckptfmt.format.refs import BASES, Generation, check_name
+from ckptfmt.format.refs import BASES, Generation
 from ckptfmt.store.bases import BaseFiles, all_bases, missing_from, needed_objects, outside_files, places_of
 from ckptfmt.store.graph import Copies, resolve
 from ckptfmt.store.outside import Bases, all_outside
 from ckptfmt.store.ref_cache import CatalogRefCache
-from ckptfmt.store.refs import Damaged
+from ckptfmt.store.refs import Damaged, pass_over
 from ckptfmt.store.store import Store
 from ckptfmt.store.usage import Used, follow
 
@@ -25,10 +25,6 @@ from ckptfmt.store.usage import Used, follow
 def standing_refs(store: Store, damaged: Damaged | None = None) -> list[Generation]:
     """The newest generation of every ref that stands, bases too, from the cache where nothing changed."""
     return store.refs.standing_cached(CatalogRefCache(store.facts(), store.path), damaged)
-
-
-def pass_over(name: str, error: CkptfmtError) -> None:
-    """Say nothing of a ref or base that cannot be read: where something else is looked at, or refs are listed too."""
 
 
 def usage_of(store: Store, standing: list[Generation], damaged: Damaged | None = None) -> dict[str, Used]:
@@ -46,16 +42,6 @@ def usage_of(store: Store, standing: list[Generation], damaged: Damaged | None =
         return store.record(digest) if digest in records else store.manifest_uncached(digest)
 
     return follow(store.catalog(), [item.target for item in standing if item.target is not None], load, tell)
-
-
-def seen_before(store: Store, name: str) -> Generation | None:
-    """The newest generation of a ref that can be read; None where there is none."""
-    return next(store.refs.readable(check_name(name)), None)
-
-
-def replaced_by(target: str, before: Generation | None) -> int | None:
-    """The number of the generation that named something else before a ref was given `target`."""
-    return before.number if before is not None and before.target not in (None, target) else None
 
 
 def fits(name: str, pattern: str | None) -> bool:

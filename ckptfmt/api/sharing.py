@@ -8,12 +8,13 @@ from itertools import takewhile
 
 import msgspec
 
-from ckptfmt.api.shared import pass_over, standing_refs
+from ckptfmt.api.shared import standing_refs
 from ckptfmt.digest import is_digest
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.format.manifest import objects_of
 from ckptfmt.format.refs import BASES, Generation
 from ckptfmt.store.graph import closure
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store, manifest_key, record_key
 
 

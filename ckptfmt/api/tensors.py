@@ -8,7 +8,7 @@ from typing import Final
 
 from ckptfmt.api.contents import tensor_bytes
 from ckptfmt.api.results_tensor import Against, Copy, Figures, Holder, Outside, TensorLook
-from ckptfmt.api.shared import pass_over, standing_refs
+from ckptfmt.api.shared import standing_refs
 from ckptfmt.digest import Buffer
 from ckptfmt.errors import CkptfmtError, NotFound
 from ckptfmt.format.dtypes import BITS
@@ -18,6 +18,7 @@ from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.catalog import Location
 from ckptfmt.store.objects import cut_out
 from ckptfmt.store.outside import Bases, all_outside
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.shards import shard_key
 from ckptfmt.store.store import Store, manifest_key, record_key
 

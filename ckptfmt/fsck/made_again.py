@@ -15,8 +15,9 @@ from ckptfmt.format import documents
 from ckptfmt.format.manifest import BaseLink, Lineage
 from ckptfmt.progress import SILENT
 from ckptfmt.store.bases import all_bases
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store
-from ckptfmt.transfer.build import Content, bind, build_manifest
+from ckptfmt.transfer.build import EVIDENCE, Content, bind, build_manifest
 from ckptfmt.transfer.planning import PLACEHOLDER, plan_import
 from ckptfmt.transfer.reading import ReadCheckpoint, hash_content, read_walked
 
@@ -70,10 +71,10 @@ def _read_again(origin: str) -> Iterator[tuple[ReadCheckpoint, int | None]]:
 
 
 def _bindings(store: Store, content: Content) -> Iterator[BaseLink]:
-    for base in all_bases(store, lambda name, error: None):
-        for evidence in (f"--base {base.name}", f"bind --base {base.name}"):
+    for base in all_bases(store, pass_over):
+        for evidence in EVIDENCE:
             try:
-                yield bind(base.name, base.digest, base.record, content, evidence=evidence)
+                yield bind(base.name, base.digest, base.record, content, evidence=evidence.format(base=base.name))
             except CkptfmtError:
                 continue
 

@@ -61,6 +61,7 @@ class FileEvidence:
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[str, str, int, int], str | None] = {}
+        self._digests: dict[tuple[str, str, int, int], str | None] = {}
         self._systems: dict[int, str] = {}
         self.read_bytes = 0
 
@@ -98,9 +99,15 @@ class FileEvidence:
 
     def digest(self, top: str, tensor: TensorSeen) -> str | None:
         """See `Evidence.digest`."""
+        key = (top, tensor.path, tensor.offset, tensor.length)
+        if key not in self._digests:  # A base is compared with each of its copies.
+            self._digests[key] = self._whole(f"{top}/{tensor.path}", tensor)
+        return self._digests[key]
+
+    def _whole(self, path: str, tensor: TensorSeen) -> str | None:
         content = blake3.blake3()
         try:
-            descriptor = _open(f"{top}/{tensor.path}")
+            descriptor = _open(path)
             try:
                 for begin in range(0, tensor.length, _CHUNK_BYTES):
                     size = min(_CHUNK_BYTES, tensor.length - begin)

@@ -7,12 +7,13 @@ import os
 from ckptfmt.format.manifest import tensor_digest
 from ckptfmt.reclaim.redundant_weights import KnownBase
 from ckptfmt.store.bases import Base, all_bases, places_of
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store
 
 
 def known_bases(store: Store) -> tuple[KnownBase, ...]:
     """Every base that can be read; a damaged one is no evidence."""
-    return tuple(_known(store, base) for base in all_bases(store, lambda name, error: None))
+    return tuple(_known(store, base) for base in all_bases(store, pass_over))
 
 
 def _known(store: Store, base: Base) -> KnownBase:

@@ -362,9 +362,8 @@ def _exports(seen: Sequence[CheckpointSeen], prints: _Prints, known: Sequence[Kn
     hints = {hint for each in seen for hint in each.hints}
     for family in _with_casts(list(_families(candidates, prints)), prints):
         bases = [index for index in family if index in claims.bases]
-        first, stored = next(
-            ((index, base) for base in known for index in family if prints.made_from(index, base)), (None, None)
-        )
+        made = ((index, base) for base in known for index in family if prints.made_from(index, base))
+        first, stored = next(made, (None, None)) if not bases else (None, None)
         if bases or stored is not None:
             claims.bases.update(bases)
             rest = [index for index in family if index not in bases]

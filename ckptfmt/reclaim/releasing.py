@@ -17,6 +17,7 @@ from ckptfmt.reclaim.proving import ProofRequest, Prover
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.publish import confirm, confirm_documents
 from ckptfmt.store.receipts import Receipts
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store
 
 
@@ -114,7 +115,7 @@ def _own(part: Receipt, files: list[HeldFile]) -> list[str]:
 
 def _unnamed(store: Store, part: Receipt) -> str | None:
     """Why what would be left in the store may be taken away by gc; None where a name stands for it."""
-    if any(generation.target == part.manifest for generation in store.refs.manifests(lambda name, error: None)):
+    if any(generation.target == part.manifest for generation in store.refs.manifests(pass_over)):
         return None
     return f"no name stands for it in the store any more: ckptfmt log {part.ref}, or undo the receipt"
 

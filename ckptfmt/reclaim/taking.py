@@ -15,8 +15,10 @@ from ckptfmt.reclaim.redundant_weights import main_file
 from ckptfmt.store.bases import Base, all_bases, missing_from, needed_objects
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.outside import all_outside
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import keep_base
+from ckptfmt.transfer.build import FOUND
 from ckptfmt.transfer.importing import Options, import_walked
 from ckptfmt.transfer.likely import as_recorded
 from ckptfmt.transfer.walk import Walked, walk
@@ -25,7 +27,7 @@ from ckptfmt.transfer.walk import Walked, walk
 def standing_like(store: Store) -> Callable[[CheckpointSeen], tuple[tuple[str, str], ...]]:
     """Find the names in a store that were taken in from a checkpoint's place and have files of its names and sizes."""
     origins: dict[str, list[tuple[str, str]]] = {}
-    for generation in store.refs.manifests(lambda name, error: None):
+    for generation in store.refs.manifests(pass_over):
         if generation.origin is not None and generation.target is not None:
             origins.setdefault(generation.origin, []).append((generation.name, generation.target))
 
@@ -60,7 +62,7 @@ def take_in(store: Store, step: Step, *, message: str, progress: Progress) -> tu
     base = _base_of(store, step)
     options = Options(
         base=base,
-        evidence=f"cleanup: tensors of it are those of base {base.name!r}" if base is not None else None,
+        evidence=FOUND if base is not None else None,
         jobs=os.cpu_count() or 1,
         message=message,
         stage=step.seen.stage,
@@ -97,12 +99,12 @@ def bases_outside(store: Store, manifest: Manifest) -> list[Base]:
     """The bases without whose own files a checkpoint cannot be restored."""
     outside = all_outside(store, manifest.base)
     found = resolve(store.catalog().find_many, objects_of(manifest), outside.has)
-    records = {holder.digest for each in found.outside if (holder := outside.holder(each)) is not None}
+    records = {base.digest for base in outside.fewest(found.outside)}
     return [base for base in _by_record(store).values() if base.digest in records]
 
 
 def _by_record(store: Store) -> dict[str, Base]:
-    return {base.digest: base for base in all_bases(store, lambda name, error: None)}
+    return {base.digest: base for base in all_bases(store, pass_over)}
 
 
 def copy_in(store: Store, bases: list[Base], progress: Progress) -> None:

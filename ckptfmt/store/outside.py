@@ -9,6 +9,7 @@ from ckptfmt.errors import IncompleteStore, NotFound
 from ckptfmt.format.manifest import BaseLink
 from ckptfmt.store.bases import Base, BaseFiles, all_bases, outside_files, places_of
 from ckptfmt.store.elsewhere import OutsideObjects
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store
 
 
@@ -28,7 +29,7 @@ class Bases:
 
     @cached_property
     def _others(self) -> list[BaseFiles]:
-        known = all_bases(self._store, lambda name, error: None)
+        known = all_bases(self._store, pass_over)
         standing = {base.digest: files_of(self._store, base) for base in known}
         earlier = [digest for digest in sorted(self._records) if digest not in standing]
         return [*standing.values(), *(_files_of_record(self._store, digest) for digest in earlier)]

@@ -96,7 +96,7 @@ class Refs:
 
     def _unknown(self, name: str) -> NotFound:
         """The error of a name that no ref ever had, with the refs below it where it is the beginning of some."""
-        below = list(islice(self.standing(f"{name}/", damaged=lambda ref, error: None), _MOST_NAMED + 1))
+        below = list(islice(self.standing(f"{name}/", damaged=pass_over), _MOST_NAMED + 1))
         if below:
             named = ", ".join(each.name for each in below[:_MOST_NAMED]) + (", …" if len(below) > _MOST_NAMED else "")
             return NotFound(f"no ref {name!r}; below it are {named}", hint=f"ckptfmt ls {name}")
@@ -216,12 +216,21 @@ class Refs:
         raise moved_on(seen)
 
 
+def pass_over(name: str, error: CkptfmtError) -> None:
+    """Say nothing of a ref or base that cannot be read: where something else is looked at, or refs are listed too."""
+
+
 def moved_on(seen: Generation) -> Conflict:
     """The error that says that a generation is not the newest any more."""
     return Conflict(
         f"ref {seen.name!r} moved on from generation {seen.number} meanwhile",
         hint=f"ckptfmt log {seen.name}",
     )
+
+
+def replaced_by(target: str, before: Generation | None) -> int | None:
+    """The number of the generation that named something else before a ref was given `target`; None for none."""
+    return before.number if before is not None and before.target not in (None, target) else None
 
 
 def draft(target: str | None, verb: str) -> Generation:

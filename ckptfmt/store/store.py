@@ -208,13 +208,13 @@ class Store:
             if generation.target is None:
                 raise NotFound(f"{name!r} is where the ref was dropped", hint=f"ckptfmt log {ref}")
             return generation.target, generation
-        problem: CkptfmtError
         try:
-            generation = self.refs.current(check_name(name))
-        except (NotFound, InvalidInput) as error:
-            problem = error
-        else:
-            return generation.target or "", generation
+            newest = self.refs.newest(check_name(name))
+            problem: CkptfmtError | None = None
+        except InvalidInput as error:
+            newest, problem = None, error
+        if newest is not None and newest.target is not None:
+            return newest.target, newest
         if len(name) > 1 and is_digest(name.ljust(64, "0")):
             found = sorted(self.manifest_ids(name))
             # Sorted, those that begin alike are neighbours.
@@ -232,7 +232,10 @@ class Store:
                 ) from problem
             if found:
                 return found[0], None
-        raise problem
+        if problem is not None:
+            raise problem
+        generation = self.refs.current(name)  # It tells what is there instead.
+        return generation.target or "", generation
 
 
 def _alike(one: str, other: str) -> int:

@@ -18,7 +18,7 @@ from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.progress import Progress
 from ckptfmt.store.bases import Base, BaseFiles, places_of
 from ckptfmt.store.publish import confirm, pinned
-from ckptfmt.store.refs import draft
+from ckptfmt.store.refs import draft, replaced_by
 from ckptfmt.store.stat_cache import StatCache, stamp_of
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import Content, attributes_of, build_record, root_of
@@ -82,8 +82,11 @@ def _hub_place(path: str) -> tuple[str | None, str | None]:
     return None, None
 
 
-def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: Progress) -> Base:
+def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: Progress) -> tuple[Base, int | None]:
     """Record a base under a name; with `keep` "copy" take its bytes in too.
+
+    Returns:
+        The base, and the generation of the name that stood for other content until now.
 
     Raises:
         InvalidInput: it holds no model weights.
@@ -107,7 +110,11 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
     digest = digest_of(documents.encode(record))
     _remember(store, walked, content)
 
+    before: Generation | None = None
+
     def make(newest: Generation | None) -> Generation | None:
+        nonlocal before
+        before = newest
         same = newest is not None and (newest.target, newest.origin, newest.keep) == (digest, walked.root, keep)
         if same:
             return None
@@ -123,7 +130,7 @@ def add_base(store: Store, name: str, source: Source, *, keep: Keep, progress: P
     with pinned(store, digest) as claim:
         given = claim.give(confirm_all, lambda: store.refs.append(BASES + name, make))
         generation = given or store.refs.current(BASES + name)
-    return Base(name, generation, digest, store.record(digest))
+    return Base(name, generation, digest, store.record(digest)), replaced_by(digest, before)
 
 
 def record_of(source: Source, progress: Progress) -> BaseRecord:

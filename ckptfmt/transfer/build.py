@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -145,8 +146,15 @@ def _adapter(read: ReadAdapter, content: Content) -> Adapter:
     )
 
 
+STATED: Final = "--base {base}"
+BOUND: Final = "bind --base {base}"
+FOUND: Final = "cleanup: tensors of it are those of base '{base}'"
+EVIDENCE: Final = (STATED, BOUND, FOUND)
+"""All that a binding may rest on, but the checkpoint's own tensors: a manifest that is lost is made again from one."""
+
+
 def bind(name: str, digest: str, record: BaseRecord, content: Content, *, evidence: str) -> BaseLink:
-    """Bind a checkpoint to a base that the user states.
+    """Bind a checkpoint to a base.
 
     It is `proven` where the checkpoint's own copies of every base tensor that its adapters touch are the base's.
 

@@ -11,6 +11,7 @@ from ckptfmt.transfer.build import touched
 from ckptfmt.transfer.held import Held, Key
 from ckptfmt.transfer.matching import matches
 from ckptfmt.transfer.references import held_by
+from ckptfmt.wording import shape_words
 
 _MUST_FIT: Final = 0.5
 """Of a checkpoint's tensors, what a base has to have: a new head, or other rows of an embedding, are ordinary."""
@@ -35,7 +36,7 @@ def stranger(manifest: Manifest, record: BaseRecord, base: str) -> str | None:
     first = odd[0]
     return (
         f"{len(odd)} of {len(own)} tensors fit none of base {base!r} by name and shape (such as {first.name!r}, "
-        f"{'x'.join(map(str, first.shape))}): was it made from another base?"
+        f"{shape_words(first.shape)}): was it made from another base?"
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Final
 
 from msgspec import structs
 
 from ckptfmt.encodings.protocol import Effort
-from ckptfmt.errors import FormatError, InvalidInput, UnsafeFile
+from ckptfmt.errors import InvalidInput
 from ckptfmt.format.manifest import BaseLink, BaseRecord, How, Lineage, Manifest, objects_of
 from ckptfmt.format.refs import Generation
 from ckptfmt.layouts.protocol import Reading
@@ -17,17 +18,19 @@ from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.bases import Base
 from ckptfmt.store.outside import files_of
 from ckptfmt.store.publish import publish
-from ckptfmt.store.refs import draft
+from ckptfmt.store.refs import draft, replaced_by
 from ckptfmt.store.store import Store
-from ckptfmt.transfer.build import Content, attributes_of, bind, build_manifest, touched_leaves
+from ckptfmt.transfer.build import STATED, Content, attributes_of, bind, build_manifest, touched_leaves
 from ckptfmt.transfer.likely import Likely, find_likely
 from ckptfmt.transfer.planning import plan_import
 from ckptfmt.transfer.predicting import Known, one_after_another
-from ckptfmt.transfer.reading import read_walked, take_content
+from ckptfmt.transfer.reading import LYING_HINT, read_walked, take_content
 from ckptfmt.transfer.recent import Recent
 from ckptfmt.transfer.references import Like, References, Subject, adapters_of, ancestors, incoming, like_of
-from ckptfmt.transfer.walk import LYING_HINT, Walked, same_still
+from ckptfmt.transfer.walk import Walked, same_still
 from ckptfmt.transfer.writing import Written, storing
+
+_LYING_HINT: Final = f"{LYING_HINT}, or take it in as it is with --damaged-as-opaque"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ class Options:
 
     Attributes:
         base: the base it was made from, if the user says so.
-        evidence: how that is known; None where the user says it. It is then held against the checkpoint's own weights,
-            and adapters are bound only where these prove it.
+        evidence: how that is known, one of `EVIDENCE`; None where the user says it. It is then held against the
+            checkpoint's own weights, and adapters are bound only where these prove it.
         parent: id of the manifest it was trained from.
         stage, how, dtype: its place in a chain of stages.
         adapter: path of an adapter that may have been merged into it.
@@ -71,6 +74,7 @@ class Imported:
         digest: the manifest's id.
         manifest: what was made of it.
         likely: what it was stored against because it was probably made from that, though nobody said so.
+        replaced: the generation that named another checkpoint until now; None where there is none.
         given: the adapters that were given and that nothing was stored against.
         new: digests of the objects that were written for it.
         new_bytes: bytes that its new shards and its new manifest take.
@@ -80,6 +84,7 @@ class Imported:
     generation: int
     digest: str
     manifest: Manifest
+    replaced: int | None
     new: tuple[str, ...]
     new_bytes: int
     likely: Likely | None = None
@@ -104,12 +109,9 @@ def import_walked(
         IntegrityError: the directory changed while it was read.
         StorageError: the disk is full, or refuses.
     """
-    try:
-        checkpoint = read_walked(walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque)
-    except (FormatError, UnsafeFile) as error:
-        if error.hint == LYING_HINT:
-            error.hint = f"{LYING_HINT}, or take it in as it is with --damaged-as-opaque"
-        raise
+    checkpoint = read_walked(
+        walked, os.path.basename(source), damaged_as_opaque=options.damaged_as_opaque, lying_hint=_LYING_HINT
+    )
     total = sum(entry.size for entry in walked.of_kind("file"))
     subject = replace(incoming(checkpoint), parent=options.parent)
     recent = Recent(store)
@@ -143,20 +145,21 @@ def import_walked(
         content = take(frozenset())
         base = _bind(options.base, options.evidence, content)
         manifest = build_manifest(checkpoint.reading, content, base=base, lineage=_lineage(options, checkpoint.reading))
-        digest, generation = publish(
-            store,
-            manifest,
-            ref,
-            lambda target, newest: _generation(target, newest, walked, source, options),
-            outside=outside,
-            again=take,
-        )
+        before: Generation | None = None
+
+        def make(target: str, newest: Generation | None) -> Generation | None:
+            nonlocal before
+            before = newest
+            return _generation(target, newest, walked, source, options)
+
+        digest, generation = publish(store, manifest, ref, make, outside=outside, again=take)
     progress.end()
     return Imported(
         ref=ref,
         generation=generation.number if generation else 0,
         digest=digest,
         manifest=manifest,
+        replaced=replaced_by(digest, before),
         new=tuple(written.objects),
         new_bytes=written.size,
         given=tuple(given) if given and not _used(given, written) else (),
@@ -204,7 +207,8 @@ def _like(recent: Recent, subject: Subject, ref: str, options: Options, likely: 
 def _bind(base: Base | None, evidence: str | None, content: Content) -> BaseLink | None:
     if base is None:
         return None
-    link = bind(base.name, base.digest, base.record, content, evidence=evidence or f"--base {base.name}")
+    evident = (evidence or STATED).format(base=base.name)
+    link = bind(base.name, base.digest, base.record, content, evidence=evident)
     return link if evidence is None or not link.leaves or link.binding == "proven" else None
 
 

@@ -11,6 +11,7 @@ from ckptfmt.format.manifest import BaseLink, BaseRecord, Manifest
 from ckptfmt.progress import SILENT
 from ckptfmt.store.bases import Base, BaseFiles, all_bases, missing_from, needed_objects
 from ckptfmt.store.outside import files_of
+from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.bases import base_place, check_base
 from ckptfmt.transfer.matching import matches
@@ -106,7 +107,7 @@ class _Known:
 
 
 def _known(recent: Recent, but: frozenset[str]) -> Iterator[_Known]:
-    for base in all_bases(recent.store, lambda name, error: None):
+    for base in all_bases(recent.store, pass_over):
         yield _Known(f"base {base.name!r}", base.record, base)
     seen = set(but)
     for name, target, manifest in recent:
@@ -146,5 +147,5 @@ def as_recorded(store: Store, base: Base) -> BaseFiles | None:
 
 def trusted_files(store: Store, link: BaseLink) -> BaseFiles | None:
     """The files of the base that a manifest is bound to, if they are there and what was recorded."""
-    known = [base for base in all_bases(store, lambda name, error: None) if base.digest == link.record]
+    known = [base for base in all_bases(store, pass_over) if base.digest == link.record]
     return as_recorded(store, known[0]) if known else None

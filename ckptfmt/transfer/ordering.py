@@ -6,14 +6,16 @@ It is told from names and small documents alone, and a wrong guess costs room, n
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
 from ckptfmt.errors import CkptfmtError
 from ckptfmt.layouts.peft import CONFIG, claims_adapter
+from ckptfmt.layouts.values import text_or_none
 from ckptfmt.layouts.weights import has_weights
 from ckptfmt.transfer.planning import Planned
 from ckptfmt.transfer.walk import WalkedTree
@@ -25,12 +27,8 @@ _ONE_FILE: Final = re.compile(r".+\.(?:pt|pth|ckpt)")
 _BASE, _ADAPTER, _BOTH, _WEIGHTS = range(4)
 
 
-def base_hints(planned: Sequence[Planned]) -> frozenset[str]:
-    """What the adapters of a plan call their bases: paths, or repositories of the Hub."""
-    return frozenset(hint for each in planned for hint in _hints_of(each))
-
-
 def _hints_of(planned: Planned) -> Iterator[str]:
+    """What adapters call their bases: paths, or repositories of the Hub."""
     tree = WalkedTree(planned.walked, os.path.basename(planned.source))
     for path in tree.paths():
         if os.path.basename(path) == CONFIG:
@@ -38,24 +36,22 @@ def _hints_of(planned: Planned) -> Iterator[str]:
                 config = tree.json(path)
             except CkptfmtError:  # It vanished, or cannot be read: the import says so.
                 continue
-            hint = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-            if isinstance(hint, str) and hint.strip("./"):
+            hint = text_or_none(config.get("base_model_name_or_path")) if isinstance(config, dict) else None
+            if hint is not None and hint.strip("./"):
                 yield hint
 
 
-def work_order(planned: Sequence[Planned], hints: frozenset[str]) -> list[Planned]:
-    """Checkpoints in the order in which they are taken in: parents before children, else by kind, else as planned.
-
-    Args:
-        planned: the checkpoints of a plan.
-        hints: from `base_hints`.
-    """
+def work_order(planned: Sequence[Planned]) -> list[Planned]:
+    """Checkpoints in the order in which they are taken in: parents before children, else by kind, else as planned."""
+    if len(planned) < 2:
+        return list(planned)
+    hints = frozenset(hint for each in planned for hint in _hints_of(each))
     by_ref = {each.ref: each for each in planned}
     done: dict[str, Planned] = {}
     for each in sorted(planned, key=lambda each: _kind(each, hints)):
         chain: list[Planned] = []
         following: Planned | None = each
-        while following is not None and following.ref not in done and following not in chain:
+        while following is not None and following.ref not in done:
             chain.append(following)
             following = by_ref.get(following.parent) if following.parent is not None else None
         done.update((link.ref, link) for link in reversed(chain))
@@ -90,13 +86,13 @@ def _names(hint: str, parts: Sequence[str]) -> bool:
     return last == parts[-1] or f"models--{hint.replace('/', '--')}" in parts
 
 
-def nearest(ref: str, others: Iterable[str]) -> list[str]:
-    """Names by how many of their parts are those of `ref`, most first; of equal ones, the later one first."""
+def nearest(ref: str, others: Sequence[str], most: int) -> list[str]:
+    """The names of which most parts are those of `ref`, most first; of equal ones, the later one first."""
     mine = _parts(ref)
-    return sorted(others, key=lambda other: len(mine & _parts(other)))[::-1]
+    return heapq.nlargest(most, reversed(others), key=lambda other: len(mine & _parts(other)))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def _parts(ref: str) -> frozenset[str]:
     """Words and numbers of a name: `run`, `0` and `hf` of `run_000/hf`."""
     return frozenset(word.lstrip("0") or "0" for word in re.findall(r"\d+|[a-z]+", ref.lower()))

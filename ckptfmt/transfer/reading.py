@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Final
 
 from msgspec import structs
 
@@ -19,7 +20,10 @@ from ckptfmt.progress import Progress
 from ckptfmt.transfer.build import Content, place_tensors, wants_view
 from ckptfmt.transfer.sinks import HashSink, Place, Sink
 from ckptfmt.transfer.take import fills_extent, take_file
-from ckptfmt.transfer.walk import Walked, WalkedTree, lying_file_hint, reading_errors
+from ckptfmt.transfer.walk import Walked, WalkedTree, reading_errors
+
+LYING_HINT: Final = "download or save it again"
+"""What to do about a structurally lying file, for every verb that reads one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,16 @@ class ReadCheckpoint:
             return file.read(min(span.length, FRAME_BYTES))
 
 
-def read_walked(walked: Walked, name: str, *, damaged_as_opaque: bool = False) -> ReadCheckpoint:
+def read_walked(
+    walked: Walked, name: str, *, damaged_as_opaque: bool = False, lying_hint: str = LYING_HINT
+) -> ReadCheckpoint:
     """Find out what a walked directory means.
+
+    Args:
+        walked: the directory.
+        name: what it is called.
+        damaged_as_opaque: keep structurally lying files whole.
+        lying_hint: what to do about one, where that is refused.
 
     Raises:
         FormatError, UnsafeFile: a file of it is structurally lying.
@@ -62,7 +74,7 @@ def read_walked(walked: Walked, name: str, *, damaged_as_opaque: bool = False) -
             notes.append(f"kept whole although it is damaged: {error.message.replace(f'{walked.root}/', '')}")
         cuts = {path: tree.cut(path) for path in tree.paths()}
     except CkptfmtError as error:
-        error.hint = lying_file_hint(error)
+        error.hint = error.hint or (lying_hint if isinstance(error, FormatError | UnsafeFile) else LYING_HINT)
         raise
     notes += [f"{path}: kept whole although it is damaged: {reason}" for path, reason in tree.damaged.items()]
     outside = [link.path for link in walked.of_kind("link") if link.outside]

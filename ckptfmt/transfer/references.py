@@ -36,6 +36,8 @@ LOWRANK: Final = "lowrank"
 
 _MOST_ADAPTERS: Final = 24
 """Adapters of the store that are tried, those of the refs that changed last."""
+MOST_NEAR: Final = _MOST_ADAPTERS // 2
+"""Of these, at most so many that are likelier by their names."""
 _MOST_ANCESTORS: Final = 16
 
 
@@ -274,7 +276,7 @@ def _known_adapters(recent: Recent, before: Sequence[Manifest], near: Sequence[t
 def _near_then_recent(recent: Recent, near: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Manifest]]:
     """Those that can be read, each once; of `near` at most half as many as are tried."""
     seen = set()
-    for name, target in near[: _MOST_ADAPTERS // 2]:
+    for name, target in near[:MOST_NEAR]:
         seen.add(target)
         try:
             yield name, recent.store.manifest(target)

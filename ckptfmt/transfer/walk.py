@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from ckptfmt.containers import FileSource, cut_file
 from ckptfmt.containers.protocol import Cut, Opaque
-from ckptfmt.errors import CkptfmtError, FormatError, IntegrityError, NotFound, StorageError, UnsafeFile
+from ckptfmt.errors import FormatError, IntegrityError, NotFound, StorageError, UnsafeFile
 from ckptfmt.format.check import path_problem
 from ckptfmt.format.refs import STORE_TAG
 from ckptfmt.store.stat_cache import stamp_of
@@ -31,9 +31,6 @@ PASSED_OVER: Final = frozenset({".git", HOLD})
 """Histories of the very files beside them, and what a cleanup holds: taking them in would double every byte."""
 _BLOBS: Final = "blobs"
 _SNAPSHOTS: Final = "snapshots"
-
-LYING_HINT: Final = "download or save it again"
-"""What to do about a structurally lying file, for every verb that reads one."""
 
 Kind = Literal["file", "directory", "link"]
 
@@ -401,8 +398,3 @@ def _opened(entry: Entry) -> FileSource:
         return FileSource(entry.real)
     except NotFound:
         raise _vanished(entry.real) from None
-
-
-def lying_file_hint(error: CkptfmtError) -> str:
-    """What to do about a checkpoint with a structurally lying file."""
-    return error.hint or LYING_HINT

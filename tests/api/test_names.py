@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ckptfmt import Store
+from ckptfmt.api import naming
 from ckptfmt.errors import CkptfmtError, Conflict, InvalidInput, NotFound
 from tests.transfer.headers import Written, file_of
 from tests.transfer.trees import files_of, objects_in, store_files
@@ -108,6 +110,23 @@ def test_rollback(three: Store) -> None:
     refused(three, lambda: three.rollback("run@x"), InvalidInput, "usage")
     refused(three, lambda: three.rollback("run@99"), NotFound, "not-found")
     refused(three, lambda: three.rollback("nobody@1"), NotFound, "not-found")
+
+
+def test_rollback_without_a_number_buries_nothing_that_came_meanwhile(
+    three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = naming._before
+
+    def slow(store: Any, ref: str) -> Any:
+        found = before(store, ref)
+        three.import_checkpoint(model(tmp_path / "newer", 9), "run")
+        return found
+
+    monkeypatch.setattr(naming, "_before", slow)
+    with pytest.raises(Conflict) as caught:
+        three.rollback("run")
+    assert caught.value.code == "moved-on"
+    assert three.show("run").generation == 4
 
 
 def test_rollback_without_a_number_goes_to_what_the_ref_named_before(three: Store) -> None:

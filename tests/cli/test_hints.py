@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ckptfmt.api import Store
+from ckptfmt.reclaim.taking import bases_outside
 from ckptfmt.storage import durable
 from tests.cli.made import Ran, Shell, adapter, full, lying
 
@@ -164,6 +166,9 @@ def test_stages_that_are_linked_by_their_names_alone_say_what_a_merge_lacks(stor
     # One at a time, too; full models have nothing to be merged.
     alone = store.json("import", "./boot/stage_2", "--name", "c/two", "--base", "tiny", "--parent", "runs/stage-1")
     assert "--parent runs/stage-1 --how continue" in alone["notes"][0]
+    words = ("./boot/stage_2", "--name", "c/three", "--base", "tiny", "--parent", "runs/stage-1")
+    dtyped = store.json("import", *words, "--stage-dtype", "bf16", "--damaged-as-opaque")["notes"][0]
+    assert "--stage-dtype bf16 --damaged-as-opaque --how continue" in dtyped  # Another one would be merged otherwise.
     for number in (1, 2):
         full(Path("whole") / f"stage_{number}", seed=number)
     assert store.json("import", "./whole", "--name", "w/{name}")["notes"] == []
@@ -206,6 +211,8 @@ def test_only_bases_that_are_needed_are_named(store: Shell) -> None:
     }
     store.ok("bind", "two", "--base", "tiny")  # Whatever is said of it, its tensors lie in the other one.
     assert store.json("show", "two")["needs_base"]["name"] == "second"
+    with Store.open(".ckptfmt") as opened:  # And that one alone is what a cleanup copies in.
+        assert [base.name for base in bases_outside(opened.engine, opened.show("two").manifest)] == ["second"]
 
 
 def test_a_name_that_stands_for_something_else_from_now_on_says_how_to_return(store: Shell) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptfmt.api import cleaning
+from ckptfmt.api import Store, cleaning
 from ckptfmt.api.scanning import scan
 from ckptfmt.cli.app import run
 from tests.conftest import Made
@@ -153,3 +153,21 @@ def test_an_undo_tells_of_the_names_that_stay(
     place.store.drop("x/one")
     run(["cleanup", "--undo", done.receipt or "", "--store", place.store.path])
     assert "in the store still" not in capsys.readouterr().err
+
+
+def test_a_manifest_that_a_cleanup_bound_is_made_again(place: Place, chain: Path) -> None:
+    """It is lost: what it said of its base is known again only by the words that it said it in."""
+    shutil.copytree(chain / "base", place.root / "base")
+    place.store.add_base("tiny", place.root / "base")
+    shutil.copytree(chain / "continue_1", place.tree / "export")
+    settle(place.tree)
+    done = cleaning.execute(place.store, place.plan(name="x/{name}"))
+    assert cleaning.undo_cleanup(place.store, done.receipt or "").refused == ()
+    shown = place.store.show("x/export")
+    assert shown.manifest.base is not None and shown.manifest.base.binding == "stated"
+    lost = Path(place.store.path) / "manifests" / shown.id[:2] / f"{shown.id}.json"
+    lost.unlink()
+    with Store.open(place.store.path) as store:
+        assert store.fsck(repair=True).problems == ()
+        assert store.show("x/export").manifest == shown.manifest
+    assert lost.exists()

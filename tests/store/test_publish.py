@@ -103,18 +103,19 @@ def test_objects_that_vanish_again_and_again(quick: Path, sources: Path, monkeyp
 def test_a_kept_base_is_confirmed_too(quick: Path, sources: Path) -> None:
     """`base add --keep copy` and `base keep` rely on deduplication like an import."""
     place = quick / "store"
-    for change in (
-        lambda engine: add_base(engine, "copy", Source(str(sources / "base")), keep="copy", progress=SILENT),
-        lambda engine: keep_base(engine, find_base(engine, "base"), progress=SILENT),
-    ):
+    changes: dict[str, Callable[[Engine], object]] = {
+        "copy": lambda engine: add_base(engine, "copy", Source(str(sources / "base")), keep="copy", progress=SILENT),
+        "base": lambda engine: keep_base(engine, find_base(engine, "base"), progress=SILENT),
+    }
+    for name, change in changes.items():
         engine = open_store(str(place)) if place.exists() else Store.init(place)._engine
         Store(engine).import_path(sources / "base", name="same")
         add_base(engine, "base", Source(str(sources / "base")), keep="reference", progress=SILENT)
         lose_shards(place)  # The catalog of this handle still knows them.
-        base = change(engine)
+        change(engine)
         engine.close()
         fresh = open_store(str(place))
-        record = find_base(fresh, "copy" if base.__class__.__name__ == "Base" else "base")
+        record = find_base(fresh, name)
         assert record.generation.keep == "copy"
         held = publish.missing_objects(fresh, publish.objects_of(record.record), None)
         assert held == {}

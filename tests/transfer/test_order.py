@@ -10,7 +10,7 @@ import pytest
 
 from ckptfmt import Store
 from ckptfmt.api.results import ImportReport
-from ckptfmt.transfer.ordering import base_hints, nearest, work_order
+from ckptfmt.transfer.ordering import nearest, work_order
 from ckptfmt.transfer.planning import plan_import
 from tests.conftest import Made
 from tests.fixtures import chains
@@ -99,14 +99,14 @@ def test_an_adapter_of_many_is_found_by_its_name(store: Store, tmp_path: Path, c
 
 def test_the_nearest_names() -> None:
     runs = [f"sweep/run_{number:03}/adapter" for number in range(12)]
-    assert nearest("sweep/run_007/hf_model", runs)[0] == "sweep/run_007/adapter"
-    assert nearest("full/stage-3", ["lora/stage-1", "lora/stage-3", "lora/stage-2"])[0] == "lora/stage-3"
-    assert nearest("x", ["a", "b"]) == ["b", "a"]
+    assert nearest("sweep/run_007/hf_model", runs, 3)[0] == "sweep/run_007/adapter"
+    assert nearest("full/stage-3", ["lora/stage-1", "lora/stage-3", "lora/stage-2"], 3)[0] == "lora/stage-3"
+    assert nearest("x", ["a", "b"], 2) == ["b", "a"]
 
 
 def order_of(tree: Path) -> list[str]:
     planned = plan_import(str(tree), "{name}").checkpoints
-    return [each.ref for each in work_order(planned, base_hints(planned))]
+    return [each.ref for each in work_order(planned)]
 
 
 def names(tree: Path, *paths: str, base: str | None = None) -> None:

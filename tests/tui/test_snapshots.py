@@ -33,6 +33,10 @@ SNAPSHOTS = Path(__file__).with_name("snapshots")
 ROOM = re.compile(rb'("available_bytes": )\d+')
 SIZES = ((80, 24), (160, 48))
 UPDATE = "CKPTFMT_UPDATE_SNAPSHOTS"
+_STILL = 2
+"""How often in a row a picture is the same before it counts."""
+_STILL_SECONDS = 5.0
+"""How long one that is not the expected one may go on changing."""
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,8 @@ def test_a_screen_looks_as_it_did(
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(RunningJob, "seconds", property(lambda job: 2.0))
     taken = ""
+    expected = SNAPSHOTS / f"{screen.name}-{size[0]}x{size[1]}.svg"
+    before = expected.read_text(encoding="utf-8") if expected.exists() else ""
 
     async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
         nonlocal taken
@@ -108,19 +114,24 @@ def test_a_screen_looks_as_it_did(
         if isinstance(picker := app.screen, PathPicker):  # Sizes are told one after the other.
             below = [entry.path for entry in picker.table.rows if entry.kind == "directory"]
             await until(pilot, lambda: picker._sizes.keys() >= set(below))
-        await pilot.pause()
-        taken = plain(app.export_screenshot(title="ckptfmt", simplify=True))
+        # A dialog keeps what it first drew of the page below, which may not have been laid out then.
+        end = time.monotonic() + _STILL_SECONDS
+        still = 0
+        while still < _STILL or (taken != before and time.monotonic() < end):
+            app.screen.refresh()
+            await pilot.pause(0.03)
+            now = plain(app.export_screenshot(title="ckptfmt", simplify=True))
+            still = still + 1 if now == taken else 0
+            taken = now
 
     app = CkptfmtApp(screen.store, page=screen.page)
     app.marks = dict(screen.marks)
     app.animation_level = "none"
     piloted(app, act, size)
-    expected = SNAPSHOTS / f"{screen.name}-{size[0]}x{size[1]}.svg"
     if os.environ.get(UPDATE):
         SNAPSHOTS.mkdir(exist_ok=True)
         expected.write_text(taken, encoding="utf-8")
         return
-    before = expected.read_text(encoding="utf-8") if expected.exists() else ""
     if before != taken:
         seen = tmp_path / expected.name
         seen.write_text(taken, encoding="utf-8")
