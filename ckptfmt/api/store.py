@@ -33,8 +33,8 @@ from ckptfmt.format.refs import BASES
 from ckptfmt.merge.materialize import DIRECTORY, sweep
 from ckptfmt.progress import SILENT, Progress
 from ckptfmt.store.refs import Damaged
+from ckptfmt.store.store import DOCUMENT, init_store, open_store
 from ckptfmt.store.store import Store as Engine
-from ckptfmt.store.store import init_store, open_store
 
 if TYPE_CHECKING:
     from ckptfmt.api.contents import Contents, Kept
@@ -83,6 +83,10 @@ class Store(StoreDiff, StoreNames, StoreUpkeep):
     def engine(self) -> Engine:
         """The store below, for verbs of the api that are no method."""
         return self._engine
+
+    def is_there(self) -> bool:
+        """Whether `store.json` still lies where it was opened: of a store that was moved away, reads find no refs."""
+        return os.path.exists(os.path.join(self.path, DOCUMENT))
 
     def close(self) -> None:
         """Let go of the catalog."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shlex
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ckptfmt.api import Store
 from ckptfmt.reclaim.taking import bases_outside
 from ckptfmt.storage import durable
 from tests.cli.made import Ran, Shell, adapter, full, lying
+from tests.faults import seam
 
 
 def hint_of(ran: Ran) -> str:
@@ -66,17 +66,6 @@ def test_the_beginning_of_an_id_says_how_long_it_has_to_be(store: Shell) -> None
     assert "give at least 21" in store("show", manifest[:7]).err
 
 
-class Denied:
-    """Directories can be made nowhere."""
-
-    def before(self, call: str, arguments: tuple[object, ...]) -> None:
-        if call == "mkdir":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(arguments[0]))
-
-    def after(self, call: str, arguments: tuple[object, ...], result: object) -> None:
-        return
-
-
 @pytest.mark.parametrize(
     ("line", "instead"),
     [
@@ -86,8 +75,11 @@ class Denied:
     ],
 )
 def test_where_nothing_may_be_written_another_place_is_named(store: Shell, line: str, instead: str) -> None:
-    with durable.observed(Denied()):
+    observer = seam.failing_with(errno.EACCES, 0, lasting=True)
+    observer.only = lambda call: call == "mkdir"
+    with durable.observed(observer):
         ran = store(*line.split())
+    assert observer.hit
     assert ran.code == 1 and "[read-only]" in ran.err
     assert hint_of(ran) == f"check the permissions, or choose {instead}"
 

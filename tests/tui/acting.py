@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,17 @@ async def over(pilot: Pilot[Any], job: Callable[[], RunningJob | None], seconds:
     found = job()
     assert found is not None
     return found
+
+
+@contextmanager
+def held_up(job: RunningJob) -> Iterator[None]:
+    """The process of a job gets no further meanwhile."""
+    assert job._process is not None
+    os.kill(job._process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(job._process.pid, signal.SIGCONT)
 
 
 def problem(app: Any) -> str:

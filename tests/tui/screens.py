@@ -83,8 +83,7 @@ def _merge(app: CkptfmtApp) -> object:
     page = app.screen
     assert isinstance(page, MergePage)
     page._choose("stages/stage-1")
-    page.out = f"{DATA}/stage-1-merged"
-    return page._draw()
+    return page._into(f"{DATA}/stage-1-merged")
 
 
 def _scan(app: CkptfmtApp) -> object:

@@ -24,7 +24,7 @@ from ckptfmt_tui.widgets.path_picker import PathPicker
 from textual.pilot import Pilot
 
 from ckptfmt import Store
-from tests.tui.acting import bloated, over, picker_on_top, planned
+from tests.tui.acting import bloated, held_up, over, picker_on_top, planned
 from tests.tui.piloting import piloted, shows, until
 
 
@@ -65,6 +65,36 @@ def test_ages_that_change_while_it_plans_are_those_of_the_plan(writable_store: P
         assert first is not None
         await over(pilot, lambda: first)
         assert first.state == "stopped"
+
+    piloted(CkptfmtApp(str(writable_store), page="gc"), act)
+
+
+def test_a_plan_that_is_stopped_is_made_anew_at_once(writable_store: Path) -> None:
+    """It was agreed to by nobody: nothing has to end before."""
+    with Store.open(writable_store) as opened:
+        opened.drop("other")
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = app.screen
+        assert isinstance(page, GcPage)
+        first = await planned(app, pilot)
+        assert first.state == "asking"
+        page.action_stop()
+        assert first.state == "stopping"
+        assert not page.is_executing
+        page.action_reload()
+        assert page.job is not first
+        again = await planned(app, pilot)
+        assert again.state == "asking"
+        await over(pilot, lambda: first)
+        assert first.state == "stopped"
+        with held_up(again):
+            app.agree(again)
+            await until(pilot, lambda: again.was_agreed)
+            page.action_reload()
+            assert page.job is again, "what is being done is not planned anew"
+        await over(pilot, lambda: again)
+        assert again.state == "done", again.problem
 
     piloted(CkptfmtApp(str(writable_store), page="gc"), act)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ckptfmt_tui.app import CkptfmtApp
+from ckptfmt_tui.screens import merge as merge_page
 from ckptfmt_tui.screens.merge import MergePage
 from ckptfmt_tui.widgets.chooser import Chooser
 from textual.pilot import Pilot
@@ -171,12 +174,90 @@ def test_what_cannot_be_merged_is_refused_in_words(store: Path, ref: str, told: 
 def test_a_target_that_is_not_empty_is_refused(store: Path, quick: Path) -> None:
     async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
         page = await chosen(app, pilot, "s/1")
-        page.out = str(quick / "base")
-        page._draw()
+        page._into(str(quick / "base"))
         await until(pilot, lambda: shows(app, "it is not empty"))
         await pilot.press("y")
         await pilot.pause(0.1)
         assert page.job is None
+
+    piloted(CkptfmtApp(str(store), page="merge"), act)
+
+
+def test_a_comparison_that_begins_while_the_target_is_looked_at_is_waited_for(
+    store: Path, quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, answered = threading.Event(), threading.Event()
+
+    def slow(path: str) -> int:
+        looking.set()
+        answered.wait(20)
+        return 1 << 40
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = await chosen(app, pilot, "s/2")
+        await until(pilot, lambda: page.target is not None)
+        page.out = str(quick / "out")
+        monkeypatch.setattr(merge_page, "free_bytes", slow)
+        await pilot.press("y")
+        await until(pilot, looking.is_set)
+        page.action_read_base()
+        answered.set()
+        await until(pilot, lambda: page.target is not None)
+        assert page.job is None
+        await until(pilot, lambda: shows(app, "the base is being compared: wait"))
+        check = await over(pilot, lambda: page.check)
+        assert check.state == "done"
+        await pilot.press("y")
+        job = await over(pilot, lambda: page.job)
+        assert job.state == "done", job.problem
+
+    try:
+        piloted(CkptfmtApp(str(store), page="merge"), act)
+    finally:
+        answered.set()
+    assert (quick / "out" / "model.safetensors").exists()
+
+
+def test_what_cannot_be_merged_is_asked_once_a_listing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every manifest is read for that; and what is known stays known where the next read fails."""
+    asked: list[dict[str, str]] = []
+    whole = Store.refusals
+
+    def counted(opened: Store) -> dict[str, str]:
+        if failing.is_set():
+            raise OSError(errno.EIO, "the disk is gone")
+        asked.append(whole(opened))
+        return asked[-1]
+
+    failing = threading.Event()
+    monkeypatch.setattr(Store, "refusals", counted)
+
+    async def refused(app: CkptfmtApp, pilot: Pilot[Any]) -> set[str]:
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, Chooser) and app.screen.table.rows)
+        await until(pilot, lambda: shows(app, "cannot: is bound to no base"))
+        readers = [worker for worker in app.workers if worker.group == "reading"]
+        await app.workers.wait_for_complete(readers)
+        await pilot.pause()
+        chooser = app.screen
+        assert isinstance(chooser, Chooser)
+        found = {row.ref for row in chooser.table.rows if row.refusal}
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, MergePage))
+        return found
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await until(pilot, lambda: isinstance(app.screen, MergePage))
+        for _ in range(2):
+            assert await refused(app, pilot) == {"model", "loose"}
+            assert len(asked) == 1
+        with Store.open(store) as opened:
+            opened.drop("model")
+        failing.set()
+        assert await refused(app, pilot) == {"loose"}
+        failing.clear()
+        assert await refused(app, pilot) == {"loose"}
+        assert [set(each) for each in asked] == [{"model", "loose"}, {"loose"}]
 
     piloted(CkptfmtApp(str(store), page="merge"), act)
 

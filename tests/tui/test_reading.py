@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
+import pytest
 from ckptfmt_tui.reading import Answer, Reader
 
 from ckptfmt.api import Store
@@ -31,6 +33,37 @@ def test_the_store_is_closed_by_the_last_that_reads_it(quick: Path) -> None:
     go_on.set()
     thread.join(10)
     assert answers == [Answer(0, None)]
+    assert reader._store is None
+
+
+def test_a_disk_that_does_not_answer_holds_up_no_leaving(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store.init(quick / "store").close()
+    reader = Reader(str(quick / "store"))
+    assert reader.ask(lambda store: len(list(store.list_refs()))).value == 0
+    looking, answered = threading.Event(), threading.Event()
+    exists = os.path.exists
+
+    def slow(path: str) -> bool:
+        if path.endswith("/store.json"):
+            looking.set()
+            assert answered.wait(20)
+        return exists(path)
+
+    answers: list[Answer[int]] = []
+    asking = threading.Thread(target=lambda: answers.append(reader.ask(lambda store: len(list(store.list_refs())))))
+    leaving = threading.Thread(target=reader.close)
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "exists", slow)
+        asking.start()
+        try:
+            assert looking.wait(10)
+            leaving.start()
+            leaving.join(10)
+            assert not leaving.is_alive()
+        finally:
+            answered.set()
+            asking.join(10)
+    assert answers == [Answer(0, None)], "what is under way is answered"
     assert reader._store is None
 
 

@@ -30,7 +30,7 @@ from textual.widgets import Button, Input
 
 from ckptfmt import Store
 from ckptfmt.api import cleaning
-from tests.tui.acting import bloated, over, planned
+from tests.tui.acting import bloated, held_up, over, planned
 from tests.tui.piloting import piloted, screen_text, shows, until
 
 
@@ -284,6 +284,31 @@ def test_a_tree_that_was_cleaned_since_says_so(writable_store: Path, quick: Path
         await until(pilot, lambda: app.screen is page and shows(app, "F5 looks again"))
         await pilot.press("f5")
         await until(pilot, lambda: page.report is not None and not shows(app, "F5 looks again"))
+
+    piloted(CkptfmtApp(str(writable_store), page="cleanup"), act)
+
+
+def test_a_tree_that_is_cleaned_while_it_is_looked_at_says_so(writable_store: Path, quick: Path) -> None:
+    """Who leaves the plan while it is executed sees the tree as it was, and is told when it is no more."""
+    bloated(quick, writable_store, "one")
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = cast("CleanupPage", app.screen)
+        page._chosen(str(quick / "tree"))
+        await until(pilot, lambda: page.report is not None)
+        await pilot.press("p")
+        job = await planned(app, pilot)
+        with held_up(job):
+            app.agree(job)
+            await until(pilot, lambda: job.was_agreed)
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is page and shows(app, "cleaning all frees"))
+            assert not shows(app, "F5 looks again")
+            assert not job.over
+        await over(pilot, lambda: job)
+        assert job.state == "done", job.problem
+        await until(pilot, lambda: shows(app, "F5 looks again"))
+        assert app.screen is page
 
     piloted(CkptfmtApp(str(writable_store), page="cleanup"), act)
 

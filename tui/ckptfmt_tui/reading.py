@@ -16,8 +16,6 @@ from ckptfmt.problems import Problem, problem_of, storage_error
 
 Result = TypeVar("Result")
 
-DOCUMENT = "store.json"
-
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -25,6 +23,11 @@ class Listing:
 
     rows: tuple[RefRow, ...]
     damaged: tuple[tuple[str, str], ...]
+
+    @property
+    def manifests(self) -> dict[str, str]:
+        """What each ref that stands stands for."""
+        return {row.ref: row.manifest for row in self.rows}
 
 
 class Reader:
@@ -59,14 +62,14 @@ class Reader:
                 raise CkptfmtError("the terminal UI is being left", code="interrupted")
             if self._store is None:
                 self._store = Store.open(self.path)
-            elif not os.path.exists(os.path.join(self.path, DOCUMENT)):
+            store = self._store
+            self._asking += 1
+        try:
+            if not store.is_there():
                 # What is opened would go on as if nothing had ever been in it.
                 raise NotFound(
                     f"the store {self.path} is not there any more", code="no-store", hint="bring it back, then F5"
                 )
-            store = self._store
-            self._asking += 1
-        try:
             yield store
         finally:
             with self._lock:

@@ -9,8 +9,8 @@ from typing import Final
 from ckptfmt.api.base_places import BaseLook, BasePlace
 from ckptfmt.api.results import BaseReport, BaseVerified, RefRow
 from ckptfmt.wording import count, short, size
+from ckptfmt_tui.models import filters
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.filters import fits, words_of
 from ckptfmt_tui.models.plans import Said, Tone, some
 
 COLUMNS: Final = (
@@ -130,13 +130,10 @@ def rows_of(looks: Iterable[BaseLook], refs: Sequence[RefRow]) -> tuple[BaseRow,
     )
 
 
-def fitting(rows: Iterable[BaseRow], words: str) -> tuple[BaseRow, ...]:
+def fitting(rows: Sequence[BaseRow], words: str) -> Sequence[BaseRow]:
     """Bases in which every word of `words` stands, small letters as capitals; also in what is bound to them."""
-    wanted = words_of(words)
-    return tuple(
-        row
-        for row in rows
-        if fits(" ".join((*row.cells("").values(), row.report.record, row.report.root, *row.bound)), wanted)
+    return filters.fitting(
+        rows, words, lambda row: " ".join((*row.cells("").values(), row.report.record, row.report.root, *row.bound))
     )
 
 

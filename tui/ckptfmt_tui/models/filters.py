@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Row = TypeVar("Row")
 
 
 def words_of(typed: str) -> tuple[str, ...]:
@@ -16,3 +19,9 @@ def fits(text: str, words: Sequence[str]) -> bool:
         return True
     text = text.lower()
     return all(word in text for word in words)
+
+
+def fitting(rows: Sequence[Row], typed: str, text: Callable[[Row], str]) -> Sequence[Row]:
+    """The rows in whose text every word of what is typed stands; `rows` as they are where nothing is typed."""
+    words = words_of(typed)
+    return [row for row in rows if fits(text(row), words)] if words else rows

@@ -10,8 +10,8 @@ from typing import Final
 from ckptfmt.api.repairing import FsckProblem, FsckReport
 from ckptfmt.api.results import Damage, RefRow, VerifyReport
 from ckptfmt.wording import count, duration, short, size
+from ckptfmt_tui.models import filters
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.filters import fits, words_of
 from ckptfmt_tui.models.plans import Said, Tone, some
 
 FOUND_COLUMNS: Final = (
@@ -156,13 +156,10 @@ def _harmed(findings: Sequence[Finding]) -> str:
     return f"{' and '.join(counted)} harmed: {some(harmed, 2)}"
 
 
-def fitting(findings: Iterable[Finding], words: str) -> tuple[Finding, ...]:
+def fitting(findings: Sequence[Finding], words: str) -> Sequence[Finding]:
     """Findings in which every word of `words` stands, small letters as capitals."""
-    wanted = words_of(words)
-    return tuple(
-        finding
-        for finding in findings
-        if fits(" ".join((*finding.cells().values(), finding.whole, finding.hint or "")), wanted)
+    return filters.fitting(
+        findings, words, lambda each: " ".join((*each.cells().values(), each.whole, each.hint or ""))
     )
 
 

@@ -179,7 +179,7 @@ def text_of(row: RefRow) -> str:
     return " ".join(parts).lower()
 
 
-def fitting(rows: Sequence[RefRow], texts: Sequence[str], words: str) -> tuple[RefRow, ...]:
+def fitting(rows: Sequence[RefRow], texts: Sequence[str], words: str) -> Sequence[RefRow]:
     """Rows in whose text every word of `words` stands, small letters as capitals.
 
     Args:
@@ -188,7 +188,9 @@ def fitting(rows: Sequence[RefRow], texts: Sequence[str], words: str) -> tuple[R
         words: separated by spaces; none fits all.
     """
     wanted = words_of(words)
-    return tuple(row for row, text in zip(rows, texts, strict=True) if fits(text, wanted))
+    if not wanted:
+        return rows
+    return [row for row, text in zip(rows, texts, strict=True) if fits(text, wanted)]
 
 
 def branches(nodes: Iterable[Branch | RefRow]) -> frozenset[str]:

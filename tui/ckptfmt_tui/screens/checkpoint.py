@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from rich.text import Text
@@ -18,7 +19,7 @@ from ckptfmt.wording import clean, count, ratio, shape_words, short, size, value
 from ckptfmt_tui import commands
 from ckptfmt_tui.keys import SECTIONS
 from ckptfmt_tui.models.columns import Column, cut_left
-from ckptfmt_tui.models.filters import fits, words_of
+from ckptfmt_tui.models.filters import fitting
 from ckptfmt_tui.models.settings import Curve, Setting, curves, numbers_of, settings_rows
 from ckptfmt_tui.models.tensors import FALLS, ORDERS, TensorList, texts_of
 from ckptfmt_tui.reading import Answer
@@ -145,7 +146,7 @@ class CheckpointPage(Page):
         self.sections.count("tensors", f"{len(manifest.tensors):,}")
         self.sections.count("files", f"{len(manifest.files):,}")
         self._draw_tensors()
-        self.table("files").show_rows(_files_fitting(manifest.files, ""))
+        self.table("files").show_rows(manifest.files)
         rows = settings_rows(manifest)
         self.sections.count("settings", f"{len(rows):,}")
         self.table("settings").show_rows(rows)
@@ -234,9 +235,8 @@ class CheckpointPage(Page):
             self.query_one("#parts", ContentSwitcher).current = "tensors"
         self._draw_tensors()
         self.table("files").show_rows(_files_fitting(self.held.manifest.files, words), empty="nothing fits the filter")
-        wanted = words_of(words)
-        rows = [row for row in settings_rows(self.held.manifest) if fits(f"{row.group} {row.key} {row.told}", wanted)]
-        self.table("settings").show_rows(rows, empty="nothing fits the filter" if wanted else None)
+        rows = fitting(settings_rows(self.held.manifest), words, lambda row: f"{row.group} {row.key} {row.told}")
+        self.table("settings").show_rows(rows, empty="nothing fits the filter" if words.strip() else None)
 
     # Tensors
 
@@ -364,9 +364,8 @@ def _of_run(store: Store, run: str) -> list[RefRow]:
     return [row for row in rows if row.ref.rpartition("/")[0] == run]
 
 
-def _files_fitting(files: tuple[File, ...], words: str) -> list[File]:
-    wanted = words_of(words)
-    return [file for file in files if fits(f"{file.path} {file.container} {file.reason or ''}", wanted)]
+def _files_fitting(files: tuple[File, ...], words: str) -> Sequence[File]:
+    return fitting(files, words, lambda file: f"{file.path} {file.container} {file.reason or ''}")
 
 
 def _file_cell(file: File, column: Column, room: int) -> Cell:

@@ -7,11 +7,10 @@ from typing import ClassVar, Final, NamedTuple
 
 from msgspec import structs
 from rich.text import Text
-from textual import on, work
+from textual import on
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
-from textual.worker import get_current_worker
 
 from ckptfmt.api.results_reclaim import ScanReport
 from ckptfmt.problems import Problem
@@ -140,13 +139,13 @@ class CleanupPage(Page):
             )
         self._draw()
 
-    @work(thread=True, exclusive=True, group="faults")
     def _look_for_faults(self, directories: tuple[str, ...], problem: Problem) -> None:
-        """Find out which of them cannot be looked into, in a thread: a disk of the network may not answer at once."""
-        worker, faults = get_current_worker(), {each: refused(each, "directory") for each in directories}
-        if not worker.is_cancelled and stands(self):
-            found = {path: fault for path, fault in faults.items() if fault is not None}
-            self.app.call_from_thread(self._found_faults, directories, found, problem)
+        """Find out which of them cannot be looked into."""
+        self.ask_disk(
+            lambda: {path: fault for path in directories if (fault := refused(path, "directory")) is not None},
+            lambda faults: self._found_faults(directories, faults, problem),
+            group="faults",
+        )
 
     def _found_faults(self, directories: tuple[str, ...], faults: dict[str, str], problem: Problem) -> None:
         if not stands(self) or directories != self.directories:
@@ -156,7 +155,7 @@ class CleanupPage(Page):
         # Where nothing speaks against any of them, what was found before is what is left.
         before = self._last
         left = tuple(each for each in directories if each not in faults)
-        if before is not None and before.directories == (left if faults else before.directories):
+        if before is not None and (not faults or before.directories == left):
             self.directories, self.report, self._runs, self._left, self.job = before
             self._draw()
         elif faults and left:
@@ -171,6 +170,8 @@ class CleanupPage(Page):
         super().jobs_changed()
         if self.job is not None and not self.job.over:
             self.query_one("#totals", Static).update(Text(f"looking …  {progress_words(self.job)}", style="cyan"))
+        elif self.report is not None:
+            self.query_one("#totals", Static).update(self._totals())
 
     def _draw(self) -> None:
         current = self.table.current

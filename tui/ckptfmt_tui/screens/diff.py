@@ -82,7 +82,6 @@ class DiffPage(Page):
         self._report: DiffReport | None = None
         self._all: dict[View, tuple[diffs.Row, ...]] = {}
         self._counts: dict[View, dict[diffs.Kind, int]] = {}
-        self._shown_sides: tuple[str, str] = ("", "")
         self._grids: dict[str, Grid] = {}
         self._of: Literal["model", "adapter"] = "model"
         self._view: View = "tensors"
@@ -188,21 +187,19 @@ class DiffPage(Page):
             self._notes()
 
     def _compared(self, job: RunningJob) -> None:
-        if job is not self._job:
+        if job is not self._job or not stands(self):
             return
         if isinstance(job.result, DiffReport):
             self.show_report(job.result)
         elif job.problem is not None and job.state == "failed":
             self.ui.tell_problem(job.problem)
-        if stands(self):
-            self._notes()
+        self._notes()
 
     # What is shown
 
     def show_report(self, report: DiffReport) -> None:
         """Show a comparison."""
         self._report = report
-        self._shown_sides = self._wanted or (report.a.name, report.b.name)
         self._all = {
             "tensors": diffs.tensor_rows(report),
             "files": diffs.file_rows(report),
@@ -240,11 +237,11 @@ class DiffPage(Page):
 
     def _notes(self) -> None:
         notes = self.query_one("#notes", Static)
-        job, report = self._job, self._report
+        job, report, marks = self._job, self._report, self.ui.marks
         if job is not None and not job.over:
             notes.update(Text.assemble(("comparing  ", "bold"), progress_words(job), ("  x stops", "dim")))
-        elif report is not None and (self.ui.marks.get("a"), self.ui.marks.get("b")) != self._shown_sides:
-            told = "below are {} and {}: c compares what is chosen now".format(*map(clean, self._shown_sides))
+        elif report is not None and (marks.get("a"), marks.get("b")) != (report.a.name, report.b.name):
+            told = f"below are {clean(report.a.name)} and {clean(report.b.name)}: c compares what is chosen now"
             notes.update(Text(told, "yellow"))
         elif report is not None and job is not None and job.state == "done":
             notes.update(summary_text(report))

@@ -13,7 +13,7 @@ from textual.widgets import Static
 from ckptfmt.wording import clean, duration
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.filters import fits, words_of
+from ckptfmt_tui.models.filters import fitting
 from ckptfmt_tui.models.outcomes import outcome
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.job_bar import STYLES, progress_words, state_words
@@ -54,9 +54,8 @@ class JobsPage(Page):
     def jobs_changed(self) -> None:
         """See `Page.jobs_changed`."""
         super().jobs_changed()
-        wanted = words_of(self.filter_words)
-        rows = [job for job in reversed(self.ui.jobs) if fits(job.title, wanted)]
-        if rows != list(self.table.rows):
+        rows = fitting(self.ui.jobs[::-1], self.filter_words, lambda job: job.title)
+        if list(rows) != list(self.table.rows):
             self.table.show_rows(rows, cursor=self.table.cursor)
         self.table.redraw()
         self._tell()

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.text import Text
-from textual import on, work
+from textual import on
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
-from textual.worker import get_current_worker
 
 from ckptfmt.api.recipes import RecipeReport
 from ckptfmt.problems import Problem
@@ -79,8 +78,8 @@ class MergePage(Page):
         self.check: RunningJob | None = None
         self.job: RunningJob | None = None
         self.target: Target | None = None
-        self._target_asked: str | None = None
         self._refusals: dict[str, str] = {}
+        self._refusals_of: dict[str, str] | None = None
 
     def body(self) -> ComposeResult:
         """See `Page.body`."""
@@ -127,10 +126,11 @@ class MergePage(Page):
         if not isinstance(ref, str):
             return
         self.ref = ref
-        self.recipe, self.refusal, self.job, self._target_asked = None, None, None, None
+        self.recipe, self.refusal, self.job = None, None, None
         self._stop_check()
         last = ref.rpartition("/")[2].replace("@", "-")
         self.out = os.path.join(os.getcwd(), f"{last}-merged")
+        self._ask_target(begin=False)
         self._draw()
         self.ask(lambda store: store.recipe(ref), lambda answer: self._found(ref, answer))
 
@@ -198,8 +198,6 @@ class MergePage(Page):
         return BaseState(stands=False, lines=(Said(f"comparing base {recipe.base_now!r} with its record …", "dim"),))
 
     def _draw(self) -> None:
-        if self.out and self._target_asked != self.out:
-            self._ask_target(begin=False)
         self.table.show_rows(
             recipe_rows(self.recipe) if self.recipe is not None else (),
             cursor=self.table.cursor,
@@ -216,25 +214,24 @@ class MergePage(Page):
         self.tell_command(self.ui.command_of(self.request))
 
     def _ask_target(self, *, begin: bool) -> None:
-        self.target, self._target_asked = None, self.out
-        self._look_at_target(self.out, begin=begin)
-
-    @work(thread=True, exclusive=True, group="target")
-    def _look_at_target(self, path: str, *, begin: bool) -> None:
-        """Look in a thread: a disk of the network may take its time to answer."""
-        worker, target = get_current_worker(), Target(path, refused(path, "new"), free_bytes(path))
-        if not worker.is_cancelled and stands(self):
-            self.app.call_from_thread(self._looked, target, begin=begin)
+        self.target, path = None, self.out
+        self.ask_disk(
+            lambda: Target(path, refused(path, "new"), free_bytes(path)),
+            lambda target: self._looked(target, begin=begin),
+            group="target",
+        )
 
     def _looked(self, target: Target, *, begin: bool) -> None:
         if not stands(self) or target.path != self.out:
             return
         self.target = target
         if begin and not self._runs:
-            if target.fault is None:
+            # While it was looked at, a comparison of the base may have begun, or another recipe have been found.
+            fault = self._fault() or (f"{target.path}: {target.fault}" if target.fault is not None else None)
+            if fault is None:
                 self.job = self.ui.start(self.request, f"merge {self.ref}", then=self._over)
             else:
-                self.app.notify(f"{target.path}: {target.fault}", severity="warning", timeout=8)
+                self.app.notify(fault, severity="warning", timeout=8)
         self._draw()
 
     def _heading(self) -> Text:
@@ -327,11 +324,14 @@ class MergePage(Page):
             cursor=names.index(self.ref) if self.ref in names else 0,
         )
         self.app.push_screen(chooser, lambda row: self._choose(row.ref) if isinstance(row, Mergeable) else None)
-        # Every manifest is read for that, which may take a while: the list is there before.
-        self.ask(lambda store: store.refusals(), lambda found: self._refused(chooser, listing, found))
+        if listing.manifests != self._refusals_of:
+            # Every manifest is read for that, which may take a while: the list is there before.
+            self.ask(lambda store: store.refusals(), lambda found: self._refused(chooser, listing, found))
 
     def _refused(self, chooser: Chooser[Mergeable], listing: Listing, answer: Answer[dict[str, str]]) -> None:
-        self._refusals = answer.value or {}
+        if answer.value is None:
+            return
+        self._refusals, self._refusals_of = answer.value, listing.manifests
         if stands(chooser):
             chooser.show_choices(mergeable(listing.rows, self._refusals))
 
@@ -342,7 +342,8 @@ class MergePage(Page):
 
     def _into(self, path: object) -> None:
         if isinstance(path, str):
-            self.out, self.job, self._target_asked = path, None, None
+            self.out, self.job = path, None
+            self._ask_target(begin=False)
             self._draw()
 
     def action_dtype(self) -> None:
@@ -388,7 +389,8 @@ class MergePage(Page):
         return None
 
     def _over(self, job: RunningJob) -> None:
-        self._target_asked = None
+        if stands(self):
+            self._ask_target(begin=False)
         if stands(self) and self.app.screen is self:
             self._draw()
         elif job.state == "done":
@@ -406,6 +408,7 @@ class MergePage(Page):
 
     def action_reload(self) -> None:
         """Look again."""
+        self._refusals_of = None
         if self.ref is not None and not self._runs:
             self._choose(self.ref)
 

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
+from textual.worker import get_current_worker
 
 from ckptfmt.api import Store
 from ckptfmt_tui.keys import EVERYWHERE, PAGES, bindings_of, writing_actions
@@ -195,12 +196,22 @@ class Page(Screen[None]):
         if stands(self):
             self.app.call_from_thread(self._given, then, answer)
 
+    def ask_disk(self, question: Callable[[], Result], then: Callable[[Result], None], *, group: str) -> None:
+        """Ask the disk in a thread: one of the network may not answer at once. The next of a group replaces it."""
+
+        def answered() -> None:
+            worker, answer = get_current_worker(), question()
+            if not worker.is_cancelled and stands(self):
+                self.app.call_from_thread(self._given, then, answer)
+
+        self.run_worker(answered, thread=True, exclusive=True, group=group)
+
     def value_of(self, answer: Answer[Result]) -> Result | None:
         """What a question came to; what kept it from coming is told in a window."""
         if answer.value is None and answer.problem is not None:
             self.ui.tell_problem(answer.problem)
         return answer.value
 
-    def _given(self, then: Callable[[Answer[Result]], None], answer: Answer[Result]) -> None:
+    def _given(self, then: Callable[[Result], None], answer: Result) -> None:
         if stands(self):
             then(answer)

@@ -20,7 +20,7 @@ from ckptfmt.wording import clean, duration
 from ckptfmt_tui.jobs.requests import Job
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.filters import fits, words_of
+from ckptfmt_tui.models.filters import fitting
 from ckptfmt_tui.models.plans import Row, Said, Shown, Tone, problem_lines
 from ckptfmt_tui.screens.page import Page
 from ckptfmt_tui.widgets.dialogs import Confirmation
@@ -71,6 +71,7 @@ class PlanPage(Page):
         self.job: RunningJob | None = None
         self._is_stale = False
         self._told: object = None
+        self._last_shown: tuple[object, Shown] | None = None
         self._all: tuple[Row, ...] = ()
         self._empty = " "
 
@@ -124,10 +125,19 @@ class PlanPage(Page):
         self._is_stale = False
         self._told = None
         self.tell_command(self.ui.command_of(request))
-        self.job = self.ui.start(
-            request, self.heading(), then=self._over, asks=lambda plan: self.shown(plan).question is not None
-        )
+        self.job = self.ui.start(request, self.heading(), then=self._over, asks=self._asks)
         self.jobs_changed()
+
+    def _asks(self, plan: Any) -> bool:
+        """Whether the plan of the job is one to agree to."""
+        return self.job is not None and self._shown_of(self.job, plan).question is not None
+
+    def _shown_of(self, job: RunningJob, plan: Any) -> Shown:
+        """The plan of a job, made once for each state that the job is in: it may have very many rows."""
+        key = (job.number, job.state)
+        if self._last_shown is None or self._last_shown[0] != key:
+            self._last_shown = (key, self.shown(plan))
+        return self._last_shown[1]
 
     def on_unmount(self) -> None:
         """A plan that nobody sees any more waits no longer; what runs goes on."""
@@ -138,7 +148,7 @@ class PlanPage(Page):
     def is_executing(self) -> bool:
         """Whether what was planned is being done: it was agreed to, and is not over."""
         job = self.job
-        return job is not None and not job.over and job.plan is not None and job.state != "asking"
+        return job is not None and not job.over and job.was_agreed
 
     def store_changed(self) -> None:
         """Another process changed the store: say that the plan may no longer hold."""
@@ -165,7 +175,7 @@ class PlanPage(Page):
 
     def _draw(self, job: RunningJob) -> None:
         plan = job.plan if job.plan is not None else self._dry(job)
-        shown = self.shown(plan) if plan is not None else None
+        shown = self._shown_of(job, plan) if plan is not None else None
         self.query_one("#heading", Static).update(_heading(self.heading(), job))
         lines: list[Said] = []
         rows: tuple[Row, ...] = shown.rows if shown else ()
@@ -189,9 +199,9 @@ class PlanPage(Page):
 
     def _show_rows(self, *, cursor: int = 0) -> None:
         """Those rows in which all words of the filter stand."""
-        wanted = words_of(self.filter_words)
-        rows = [row for row in self._all if fits(" ".join((*row.cells.values(), *row.more)), wanted)]
-        self.table.show_rows(rows, cursor=cursor, empty="nothing fits the filter" if wanted else self._empty)
+        words = self.filter_words
+        rows = fitting(self._all, words, lambda row: " ".join((*row.cells.values(), *row.more)))
+        self.table.show_rows(rows, cursor=cursor, empty="nothing fits the filter" if words.strip() else self._empty)
 
     def _dry(self, job: RunningJob) -> Any:
         """The plan that a job without `apply` gave back."""
@@ -218,7 +228,7 @@ class PlanPage(Page):
         job = self.job
         if job is None or job.state != "asking" or self.ui.read_only:
             return
-        question = self.shown(job.plan).question
+        question = self._shown_of(job, job.plan).question
         if question is None:
             self.app.notify("nothing to do", timeout=3)
             return

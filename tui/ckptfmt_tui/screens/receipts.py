@@ -16,7 +16,7 @@ from ckptfmt_tui import commands
 from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.jobs.running import RunningJob
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.filters import fits, words_of
+from ckptfmt_tui.models.filters import fitting
 from ckptfmt_tui.models.plans import some
 from ckptfmt_tui.models.plans_cleanup import receipt_cells
 from ckptfmt_tui.reading import Answer
@@ -72,8 +72,8 @@ class ReceiptsPage(Page):
         self.ask(_receipts, self._listed)
 
     def on_screen_resume(self) -> None:
-        """What lay above may have purged."""
-        self.store_changed()
+        """What lay above may have purged: `Page` reads what is outdated."""
+        self.outdate()
 
     def _listed(self, answer: Answer[tuple[ReceiptRow, ...]]) -> None:
         found = self.value_of(answer)
@@ -88,8 +88,7 @@ class ReceiptsPage(Page):
 
     def filtered(self, words: str) -> None:
         """See `Page.filtered`."""
-        wanted = words_of(words)
-        rows = [row for row in self._receipts if fits(" ".join(receipt_cells(row).values()), wanted)]
+        rows = fitting(self._receipts, words, lambda row: " ".join(receipt_cells(row).values()))
         empty = "nothing fits the filter" if self._receipts else "no receipts: nothing was cleaned up yet"
         self.table.show_rows(rows, cursor=self.table.cursor, empty=empty)
 

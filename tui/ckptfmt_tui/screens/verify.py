@@ -50,11 +50,11 @@ class VerifyPage(Page):
         super().__init__()
         self.job: RunningJob | None = None
         self.listing = Listing((), ())
+        self._manifests: dict[str, str] | None = None
         self.picked: frozenset[str] = frozenset()
         self.states: dict[str, str] = {}
         self._checked: Checked | None = None
         self._looked_at: dict[str, str] | None = None
-        self._is_listed = False
         self._is_picking = False
         self._texts: tuple[str, ...] = ()
 
@@ -107,9 +107,8 @@ class VerifyPage(Page):
         listing = self.value_of(answer)
         if listing is None:
             return
-        before = {row.ref: row.manifest for row in self.listing.rows}
-        self.listing, self._is_listed = listing, True
-        now = {row.ref: row.manifest for row in self.listing.rows}
+        before, now = self._manifests or {}, listing.manifests
+        self.listing, self._manifests = listing, now
         self._texts = tuple(map(runs.text_of, listing.rows))
         self.picked &= now.keys()
         self.states = {ref: state for ref, state in self.states.items() if before.get(ref) == now.get(ref)}
@@ -147,7 +146,7 @@ class VerifyPage(Page):
         """Whether what was looked at is another by now, as far as it is known what that was."""
         if self._looked_at is None:
             return False
-        now = {row.ref: row.manifest for row in self.listing.rows}
+        now = self._manifests or {}
         refs = job.request.refs if isinstance(job.request, jobs.Verify) else ()
         return any(self._looked_at.get(ref) != now.get(ref) for ref in refs or {**self._looked_at, **now})
 
@@ -242,7 +241,7 @@ class VerifyPage(Page):
             return
         self._checked = None
         self._is_picking = False
-        self._looked_at = {row.ref: row.manifest for row in self.listing.rows} if self._is_listed else None
+        self._looked_at = self._manifests
         self.job = self.ui.start(request, title, then=self._over)
         self._show_view()
         self.tell_command(self.ui.command_of(request))
@@ -255,7 +254,7 @@ class VerifyPage(Page):
                 self._checked = told.checked(job.result, job.seconds)
             else:
                 refs = job.request.refs if isinstance(job.request, jobs.Verify) else ()
-                now = {row.ref: row.manifest for row in self.listing.rows}
+                now = self._manifests or {}
                 # What was taken in meanwhile, or names something else by now, nobody has decoded.
                 looked = self._looked_at or {}
                 names = [ref for ref in refs or now if now.get(ref) == looked.get(ref, "")]

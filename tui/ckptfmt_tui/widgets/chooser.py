@@ -14,7 +14,7 @@ from textual.widgets import Input, Label, Static
 
 from ckptfmt.wording import clean
 from ckptfmt_tui.models.columns import Column
-from ckptfmt_tui.models.filters import fits, words_of
+from ckptfmt_tui.models.filters import fitting
 from ckptfmt_tui.widgets.dialogs import Dialog
 from ckptfmt_tui.widgets.table import Cell, VirtualTable
 
@@ -115,8 +115,7 @@ class Chooser(Dialog, Generic[Row]):
         self._narrow(self._begin if not self.words else 0)
 
     def _narrow(self, cursor: int) -> None:
-        words = words_of(self.words)
-        self.table.show_rows([row for row in self._choices if fits(self._text(row), words)], cursor=cursor)
+        self.table.show_rows(fitting(self._choices, self.words, self._text), cursor=cursor)
 
     @on(VirtualTable.Moved)
     def _tell(self) -> None:

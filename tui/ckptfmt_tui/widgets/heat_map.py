@@ -66,6 +66,7 @@ class HeatMap(ScrollView, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's word
         super().__init__(id=id)
         self._grid = Grid("", (), (), {})
+        self._names: tuple[str, ...] = ()
         self._heat_scale: Scale | None = None
         self._at = (0, 0)
         self._first = 0
@@ -88,6 +89,7 @@ class HeatMap(ScrollView, can_focus=True):
     def show_grid(self, grid: Grid) -> None:
         """Show another table; the cursor goes to its largest value."""
         self._grid = grid
+        self._names = tuple(map(clean, grid.columns))
         self._heat_scale = scale_of(grid.all_cells)
         self._first = 0
         places = [(row, column) for row in range(self.lines_of_cells) for column in range(self._width_of(row))]
@@ -174,7 +176,7 @@ class HeatMap(ScrollView, can_focus=True):
 
     def _widths(self) -> tuple[int, ...]:
         room = self.scrollable_content_region.width - self._label_width() - 1
-        return column_widths([clean(name) for name in self._grid.columns], room)
+        return column_widths(self._names, room)
 
     def _columns(self) -> list[tuple[int, int, int]]:
         """The columns in sight: index, first column of the terminal, width."""
@@ -219,8 +221,7 @@ class HeatMap(ScrollView, can_focus=True):
 
     def _header(self) -> Text:
         line = Text(cut_left(self._grid.title, self._label_width()).ljust(self._label_width()))
-        names = [clean(name) for name in self._grid.columns]
-        told = headers(names, self._widths())
+        told = headers(self._names, self._widths())
         for index, _, width in self._columns():
             line.append(f" {told[index]:>{width}}")
         return line
