@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +20,9 @@ from ckptfmt.store import gc_run, publish, refs, shards
 from ckptfmt.store.store import Store as Engine
 from tests.faults import seam
 from tests.faults.actors import ACTORS, MEETINGS, STANDING, Scene, Stage
-from tests.faults.disk import Disk, State, canonical, materialize, visible
+from tests.faults.disk import Disk, State, materialize
 from tests.faults.figures import Tally, tally
+from tests.faults.looking import Looking, replay
 from tests.faults.stepping import Randomly, Stepper
 from tests.faults.verbs import (
     BY_NAME,
@@ -46,9 +47,6 @@ run again there."""
 TOGETHER: Final = 2
 """Schedules of a meeting whose log is replayed; for a release `TOGETHER_OFTEN`."""
 TOGETHER_OFTEN: Final = 60
-
-DURABLE: Final = ("refs", "shards", "manifests", "bases", "store.json")
-"""What is to be certain when a command says that it is done."""
 
 NAMES: Final = tuple(verb.name for verb in VERBS)
 FOLLOWED: Final = (
@@ -109,35 +107,6 @@ def opened(state: State) -> Engine | None:
     if storage.size("store.json") is None:
         return None
     return Engine(storage, documents.unseal(storage.read("store.json", 0, 1 << 20), StoreDocument, where="store.json"))
-
-
-@dataclass
-class Looking:
-    """Counts states once, and looks at each that a reader can tell from those before."""
-
-    check: Callable[[State, object], None]
-    each: Callable[[State, object], None] = lambda _state, _done: None
-    seen: set[tuple[str, object]] = field(default_factory=set)
-    told: set[tuple[str, object]] = field(default_factory=set)
-
-    def look(self, disk: Disk, done: object) -> None:
-        """`done` is what must hold already: states count once, whatever of it."""
-        for state in disk.states():
-            key = canonical(state)
-            if (key, done) in self.seen:
-                continue
-            self.seen.add((key, done))
-            shown = visible(state)
-            sign = canonical(shown), done
-            if sign in self.told:
-                continue
-            self.told.add(sign)
-            self.check(shown, done)
-            if len(self.told) % IN_A_DIRECTORY == 0:
-                self.each(state, done)
-
-    def found(self) -> dict[str, set[object]]:
-        return {"states": {key for key, _ in self.seen}, "visible": {key for key, _ in self.told}}
 
 
 def start(quick: Path, verb: Verb, monkeypatch: pytest.MonkeyPatch) -> tuple[Place, Expected]:
@@ -208,18 +177,9 @@ def looking_at(verb: Verb, expected: Expected, place: Place, root: Path) -> Look
         run_again_ignoring_attributes(verb, place.at(root), expected)
         shutil.rmtree(root)
 
-    return Looking(lambda state, done: check_state(verb, state, expected, done=done is True), in_a_directory)
-
-
-def replay(looking: Looking, disk: Disk, events: list[seam.Event], *, drops: bool = False) -> None:
-    """Lose power after each prefix of a run; what it dropped when it was killed (`drops`) may stand again."""
-    for event in events:
-        looking.look(disk, False)
-        disk.play(event)
-    looking.look(disk, True)
-    if not drops:
-        for kind in DURABLE:
-            assert disk.uncertain(f"{disk.root}/store/{kind}") == set(), "it says it is done, and it is not certain"
+    return Looking(
+        lambda state, done: check_state(verb, state, expected, done=done is True), in_a_directory, IN_A_DIRECTORY
+    )
 
 
 def run_again_ignoring_attributes(verb: Verb, place: Place, expected: Expected) -> None:

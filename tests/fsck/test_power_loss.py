@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +17,14 @@ from ckptfmt.fsck import opening
 from ckptfmt.storage import durable
 from ckptfmt.store import publish, refs
 from tests.faults import seam
-from tests.faults.disk import Disk, State, canonical, materialize, visible
+from tests.faults.disk import Disk, State, materialize
 from tests.faults.figures import Tally, tally
+from tests.faults.looking import Looking, replay
 from tests.fsck import test_killed_exactly
 from tests.fsck.damaging import World, everything, flip, looked
 from tests.fsck.test_every_damage import truncate
 from tests.store.making import Tree
 
-DURABLE: Final = ("refs", "shards", "manifests", "bases", "store.json")
 SPREAD: Final = 4
 """In CI each so-manieth state that a reader can tell apart is repaired; of all it is seen that nothing is gone."""
 KILLED: Final = 7
@@ -108,39 +107,26 @@ def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "utc_now", lambda: "2026-01-01T00:00:00Z")
 
 
-@dataclass
-class Looking:
-    """Looks at each state once, and repairs each `spread`-th that a reader can tell apart."""
+def looking_at(world: World, spread: int) -> Looking:
+    """Nothing is gone, whatever a reader sees; from each `spread`-th state the next repair goes on."""
+    before = set(everything(world.store).values())
 
-    world: World
-    before: set[bytes]
-    spread: int
-    seen: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
-    repaired: int = 0
+    def check(shown: State, _done: object) -> None:
+        assert before <= {data for data in shown.values() if data is not None}, "something is gone"
 
-    def look(self, disk: Disk) -> None:
-        for state in disk.states():
-            key = canonical(state)
-            if key in self.seen:
-                continue
-            self.seen.add(key)
-            shown = visible(state)
-            sign = canonical(shown)
-            if sign in self.told:
-                continue
-            self.told.add(sign)
-            assert self.before <= {data for data in shown.values() if data is not None}, "something is gone"
-            if len(self.told) % self.spread == 0:
-                self.repair(state)
+    def repair(state: State, _done: object) -> None:
+        """It leaves no problem, drops nothing, and everything comes back."""
+        put(world, state)
+        assert looked(world.store, repair=True).problems == ()
+        assert before <= set(everything(world.store).values())
+        world.check_restores(attributes=False)
 
-    def repair(self, state: State) -> None:
-        """The next repair leaves no problem, drops nothing, and everything comes back."""
-        put(self.world, state)
-        assert looked(self.world.store, repair=True).problems == ()
-        assert self.before <= set(everything(self.world.store).values())
-        self.world.check_restores(attributes=False)
-        self.repaired += 1
+    return Looking(check, repair, spread)
+
+
+def figures(looking: Looking) -> dict[str, int]:
+    told = len(looking.told)
+    return {"states": len(looking.seen), "visible": told, "repaired": told // looking.spread}
 
 
 def put(world: World, state: State) -> None:
@@ -159,15 +145,6 @@ def recorded(world: World) -> list[seam.Event]:
     return recorder.events
 
 
-def replay(looking: Looking, disk: Disk, events: list[seam.Event]) -> None:
-    for event in events:
-        looking.look(disk)
-        disk.play(event)
-    looking.look(disk)
-    for kind in DURABLE:
-        assert disk.uncertain(f"{disk.root}/store/{kind}") == set(), "it says it is done, and it is not certain"
-
-
 def gives_a_name(event: seam.Event) -> bool:
     return event.call in ("link", "rename") and "/store/" in event.other
 
@@ -176,10 +153,10 @@ def lose_power(world: World, damage: str, *, every: bool) -> Looking:
     """Lose power after each call of a repair, and of one that follows a killed one; `every` for a release."""
     DAMAGES[damage](world)
     damaged = Disk(world.root).seen()
-    looking = Looking(world, set(everything(world.store).values()), 1 if every else SPREAD)
+    looking = looking_at(world, 1 if every else SPREAD)
     first = recorded(world)
     put(world, damaged)
-    replay(looking, Disk(world.root), first)
+    replay(looking, Disk(world.root), first, ends=False)
     named = [at + 1 for at, event in enumerate(first) if gives_a_name(event)]
     for number in sorted({*named, *range(1, len(first), STRIDE)}) if every else named[::KILLED]:
         put(world, damaged)
@@ -188,18 +165,18 @@ def lose_power(world: World, damage: str, *, every: bool) -> Looking:
             disk.play(event)
         put(world, disk.seen())
         second = recorded(world)
-        replay(looking, disk, second)
+        replay(looking, disk, second, ends=False)
     return looking
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_power_lost_anywhere(damage: str, world: World, counted: Tally) -> None:
     looking = lose_power(world, damage, every=False)
-    counted.add(damage, states=len(looking.seen), visible=len(looking.told), repaired=looking.repaired)
+    counted.add(damage, **figures(looking))
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_power_lost_anywhere_and_all_of_it(damage: str, world: World, counted_for_a_release: Tally) -> None:
     looking = lose_power(world, damage, every=True)
-    counted_for_a_release.add(damage, states=len(looking.seen), visible=len(looking.told), repaired=looking.repaired)
+    counted_for_a_release.add(damage, **figures(looking))
