@@ -34,4 +34,30 @@ class Silent:
         """Ignore a step's end."""
 
 
+class Numbered:
+    """Progress of one of many: its steps say which one it is.
+
+    Args:
+        progress: told of everything.
+        number: of the one that is worked on, from 1.
+        many: how many there are.
+    """
+
+    def __init__(self, progress: Progress, number: int, many: int) -> None:
+        self._progress = progress
+        self._place = f" ({number:,} of {many:,})" if many > 1 else ""
+
+    def begin(self, label: str, total_bytes: int | None) -> None:
+        """See `Progress.begin`."""
+        self._progress.begin(f"{label}{self._place}", total_bytes)
+
+    def advance(self, done_bytes: int) -> None:
+        """See `Progress.advance`."""
+        self._progress.advance(done_bytes)
+
+    def end(self) -> None:
+        """See `Progress.end`."""
+        self._progress.end()
+
+
 SILENT = Silent()

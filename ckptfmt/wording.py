@@ -58,6 +58,12 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {plural}"
 
 
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are: `a, b, c and 4 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def duration(seconds: float) -> str:
     """`8 s`, `2:05`, `1:02:05`."""
     whole = int(seconds + 0.5)

@@ -28,8 +28,7 @@ from ckptfmt.transfer.bases import (
     note_place,
     published_sha256,
 )
-
-_SHOWN = 5
+from ckptfmt.wording import few
 
 
 def add(store: Store, name: str, source: str, *, revision: str | None, keep: Keep, progress: Progress) -> BaseReport:
@@ -120,8 +119,7 @@ def drop(store: Store, name: str) -> RefChanged:
         ]
         if bound:
             raise Conflict(
-                f"base {name!r} is needed by {len(bound)} checkpoint{'s' * (len(bound) > 1)} "
-                f"({', '.join(bound[:_SHOWN])}{', …' * (len(bound) > _SHOWN)})",
+                f"base {name!r} is needed by {len(bound)} checkpoint{'s' * (len(bound) > 1)} ({few(bound, 5)})",
                 code="needed",
                 hint=f"ckptfmt rm {bound[0]}",
             )

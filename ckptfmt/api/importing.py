@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, get_args
 
@@ -25,7 +25,7 @@ from ckptfmt.api.shared import copy_of, encodings_of, is_kept, needs_base
 from ckptfmt.encodings.protocol import Effort
 from ckptfmt.errors import BaseMismatch, CkptfmtError, InvalidInput
 from ckptfmt.format.manifest import How, Manifest, logical_bytes, objects_of
-from ckptfmt.progress import Progress
+from ckptfmt.progress import Numbered, Progress
 from ckptfmt.store.bases import Base, find_base
 from ckptfmt.store.graph import remembering
 from ckptfmt.store.store import Store
@@ -35,11 +35,11 @@ from ckptfmt.transfer.importing import Imported, Options, import_walked
 from ckptfmt.transfer.ordering import nearest, work_order
 from ckptfmt.transfer.planning import Plan, Planned, plan_import
 from ckptfmt.transfer.references import MOST_NEAR
+from ckptfmt.wording import few
 
 EFFORTS: Final[tuple[str, ...]] = get_args(Effort)
 HOWS: Final[tuple[str, ...]] = get_args(How)
 STAGE_DTYPES: Final = ("bf16", "fp16", "fp32")
-_SHOWN: Final = 3
 
 
 def describe_plan(plan: Plan, parent: str | None, stage: int | None) -> ImportPlan:
@@ -102,16 +102,23 @@ def _check_base(store: Store, base: Base, progress: Progress) -> None:
     mismatched = check_base(store, base, base_place(store, base), full=False, progress=progress).mismatched
     if mismatched:
         raise BaseMismatch(
-            f"base {base.name!r} is not what was recorded: {', '.join(mismatched[:5])} differ",
+            f"base {base.name!r} is not what was recorded: {few(mismatched, 5)} differ",
             tensors=mismatched,
             hint=f"ckptfmt base verify {base.name}",
         )
 
 
-def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progress) -> ImportReport:
+def execute_plan(
+    store: Store,
+    plan: Plan,
+    said: ImportOptions,
+    progress: Progress,
+    saved: Callable[[CheckpointReport], None] | None = None,
+) -> ImportReport:
     """Take in every checkpoint of a plan; one that fails does not keep the others from being taken.
 
-    What others may be stored against is taken first; the report has the order of the plan.
+    What others may be stored against is taken first; the report has the order of the plan. `saved` is told of each one
+    as soon as it is.
 
     Raises:
         InvalidInput: `how` is stated, and no checkpoint has a parent that it could be said of.
@@ -124,10 +131,11 @@ def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progre
     missed: dict[str, FailedPart] = {}
     adapters: dict[str, str] = {}
     unstated: set[str] = set()
-    for each in work_order(plan.checkpoints):
+    for number, each in enumerate(work_order(plan.checkpoints), 1):
+        told = Numbered(progress, number, len(plan.checkpoints))
         near = tuple((ref, adapters[ref]) for ref in nearest(each.ref, list(adapters), MOST_NEAR))
         try:
-            imported = _import_one(store, each, replace(options, near=near), taken, progress)
+            imported = _import_one(store, each, replace(options, near=near), taken, told)
         except CkptfmtError as error:
             if len(plan.checkpoints) == 1:
                 raise
@@ -137,7 +145,9 @@ def execute_plan(store: Store, plan: Plan, said: ImportOptions, progress: Progre
             adapters[each.ref] = imported.digest
         if _goes_on_somehow(imported.manifest):
             unstated.add(each.ref)
-        taken[each.ref] = _improved(store, imported, options, progress)
+        taken[each.ref] = _improved(store, imported, options, told)
+        if saved is not None:
+            saved(taken[each.ref])
     reports = [taken[each.ref] for each in plan.checkpoints if each.ref in taken]
     failed = [missed[each.ref] for each in plan.checkpoints if each.ref in missed]
     return ImportReport(
@@ -159,9 +169,8 @@ def _unstated(plan: Plan, going: Sequence[str], said: ImportOptions) -> Iterator
         value = said.get(option)
         words += [f"--{option.replace('_', '-')}", str(value)] if value is not None else []
     words += ["--damaged-as-opaque"] if said.get("damaged_as_opaque") else []
-    named = ", ".join(going[:_SHOWN]) + (", …" if len(going) > _SHOWN else "")
     yield (
-        f"{named}: linked to the stage before, but not how it goes on from it, which a merge has to know: "
+        f"{few(going)}: linked to the stage before, but not how it goes on from it, which a merge has to know: "
         f"{shlex.join([*words, '--how'])} continue  (or stack, resume, parent-only: see --help)"
     )
 

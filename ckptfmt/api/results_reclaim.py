@@ -72,7 +72,7 @@ class PlannedFile(msgspec.Struct, frozen=True):
 
 
 class StayingFile(msgspec.Struct, frozen=True):
-    """A file that a scan told of and that a cleanup leaves, how many of its bytes are redundant, and why it stays."""
+    """What a scan told of and a cleanup leaves, how many of its bytes are redundant or not judged, and why it stays."""
 
     path: str
     bytes: int
@@ -111,7 +111,7 @@ class CleanupPlanned(msgspec.Struct, frozen=True):
 
     `needed_bytes` is the most that it may write into the store, `available_bytes` what is free there: it refuses to
     begin where that is less. `freed_bytes` is what the file system gives back at the end. `staying` are files that were
-    found to be redundant and stay.
+    found to be redundant and stay, and checkpoints that cannot be read.
     """
 
     directories: tuple[str, ...]

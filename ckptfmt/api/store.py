@@ -118,6 +118,7 @@ class Store(StoreDiff, StoreNames, StoreUpkeep):
         *,
         name: str,
         planned: Callable[[ImportPlan], None] | None = None,
+        saved: Callable[[CheckpointReport], None] | None = None,
         progress: Progress = SILENT,
         **options: Unpack[ImportOptions],
     ) -> ImportReport:
@@ -127,6 +128,7 @@ class Store(StoreDiff, StoreNames, StoreUpkeep):
             path: a file, a checkpoint's directory, or a directory of many.
             name: the ref; for many it holds `{name}`, for which each one's path below `path` stands.
             planned: told of the plan before any work; may raise to cancel.
+            saved: told of each checkpoint as soon as it is saved: what happens to the others does not take it back.
             progress: told of the bytes read; may raise to cancel.
             options: base, parent, stage and more, as `ImportOptions` says.
 
@@ -140,7 +142,7 @@ class Store(StoreDiff, StoreNames, StoreUpkeep):
         plan = importing.plan(os.fspath(path), name, parent, stage)
         if planned is not None:
             planned(importing.describe_plan(plan, parent, stage))
-        return importing.execute_plan(self._engine, plan, options, progress)
+        return importing.execute_plan(self._engine, plan, options, progress, saved)
 
     def import_checkpoint(
         self,

@@ -35,7 +35,7 @@ VERBS: Final[dict[str, Entry]] = {
     "tag": Entry("tag", "Label a checkpoint.", _NAMES),
     "pin": Entry("pin", "Protect a checkpoint from being pruned.", _NAMES),
     "rollback": Entry("rollback", "Return a name to an earlier generation.", _NAMES),
-    "rm": Entry("rm", "Drop a name; its history stays.", _NAMES),
+    "rm": Entry("rm", "Drop names; their histories stay.", _NAMES),
     "prune": Entry("prune", "Drop names by policy; frees no bytes.", _NAMES),
     "base": Entry("base", "Record base models, compare them, copy them in, drop them.", _BASES),
     "bind": Entry("bind", "State the base of a checkpoint that has none.", _BASES),

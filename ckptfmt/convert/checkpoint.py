@@ -18,13 +18,14 @@ from ckptfmt.progress import Progress
 from ckptfmt.storage.memory import MemoryStorage
 from ckptfmt.store.bases import outside_files
 from ckptfmt.store.catalog import Catalog
-from ckptfmt.store.elsewhere import OutsideObjects
+from ckptfmt.store.elsewhere import Called, OutsideObjects
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.outside import Bases, Joined
 from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import build_manifest
 from ckptfmt.transfer.planning import PLACEHOLDER, plan_import
 from ckptfmt.transfer.reading import hash_content, read_walked
+from ckptfmt.wording import few
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def read_checkpoint(path: str, progress: Progress) -> Checkpoint:
     """
     plan = plan_import(path, f"x/{PLACEHOLDER}")
     if len(plan.checkpoints) != 1:
-        places = ", ".join(each.source for each in plan.checkpoints[:3])
-        raise InvalidInput(f"{path} holds {len(plan.checkpoints)} checkpoints: name one of them ({places}, …)")
+        places = few([each.source for each in plan.checkpoints])
+        raise InvalidInput(f"{path} holds {len(plan.checkpoints)} checkpoints: name one of them ({places})")
     walked = plan.checkpoints[0].walked
     checkpoint = read_walked(walked, os.path.basename(walked.root))
     progress.begin(f"read {os.path.basename(path)}", sum(entry.size for entry in walked.of_kind("file")))
@@ -145,9 +146,9 @@ class Files:
                 self._index[file.content] = (file.path, 0, file.size)
             self._index.update((each.digest, (file.path, each.offset, each.length)) for each in file.extents)
 
-    def called(self, digest: str) -> str:
+    def called(self, digest: str) -> Called:
         """See `OutsideObjects.called`."""
-        return self.name
+        return Called(self.name, "was it written to meanwhile? run the same command again")
 
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""

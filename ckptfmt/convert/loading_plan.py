@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import torch
 
-from ckptfmt.convert.loading_report import shown
 from ckptfmt.convert.loading_source import Item, Loadable, spec_of
 from ckptfmt.errors import InvalidInput, MergeError
 from ckptfmt.layouts.names import name_keys
@@ -22,6 +21,7 @@ from ckptfmt.layouts.peft_keys import PREFIX, pattern_value
 from ckptfmt.merge.methods.bases import HEADS, INPUTS
 from ckptfmt.merge.methods.configuration import check_configuration
 from ckptfmt.merge.protocol import Spec
+from ckptfmt.wording import few
 
 _PAIRS: Final = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 
@@ -303,12 +303,12 @@ class _Planner:
 
 def _chosen(names: Collection[str], wanted: str | None, where: str) -> str | None:
     if wanted is not None and wanted not in names:
-        raise InvalidInput(f"{where} has no adapter {wanted!r} (it has: {shown(sorted(names)) or 'none'})")
+        raise InvalidInput(f"{where} has no adapter {wanted!r} (it has: {few(sorted(names)) or 'none'})")
     if wanted is not None or len(names) < 2:
         return wanted or next(iter(names), None)
     if "default" in names:
         return "default"
-    raise InvalidInput(f"{where} has {len(names)} adapters: {shown(sorted(names))}", hint="say which with adapter=")
+    raise InvalidInput(f"{where} has {len(names)} adapters: {few(sorted(names))}", hint="say which with adapter=")
 
 
 def _bare(name: str) -> str:

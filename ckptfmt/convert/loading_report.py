@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
-_SHOWN: Final = 4
+from ckptfmt.wording import few
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +55,7 @@ class LoadReport:
             (len(self.unexpected), "unexpected in the checkpoint", self.unexpected),
         ):
             if count:
-                lines.append(f"  {count} {what}: {shown(names)}")
+                lines.append(f"  {count} {what}: {few(names)}")
         if self.optimizer is not None:
             lines.append(f"  optimizer: {self.optimizer}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
-
-
-def shown(names: Iterable[str], most: int = _SHOWN) -> str:
-    """The first few names, and how many more there are."""
-    found = list(names)
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(found[:most]) + more

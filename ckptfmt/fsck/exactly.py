@@ -29,6 +29,7 @@ from ckptfmt.store.refs import draft
 from ckptfmt.store.shards import read_header_at, shard_key
 from ckptfmt.store.store import Store, manifest_key
 from ckptfmt.store.trash import trashed
+from ckptfmt.wording import few
 
 _MAX_BYTES: Final = 1 << 30
 _MANIFESTS: Final = ("manifest-damaged", "manifest-missing")
@@ -212,7 +213,7 @@ def _acknowledged(storage: Storage, state: RefState, cached: Generation | None) 
         same = [each for each in state.sound.values() if each.target == cached.target]
         attributes = max(same, key=lambda each: each.number).attributes if same else ()
         newest = structs.replace(cached, attributes=attributes)
-    numbers = ", ".join(map(str, lost[:5])) + (" and more" if len(lost) > 5 else "")
+    numbers = few([str(number) for number in lost], 5)
     fresh = draft(newest.target, ACKNOWLEDGED)
     made = structs.replace(
         newest,

@@ -13,6 +13,7 @@ from ckptfmt.fsck.look_refs import RefState
 from ckptfmt.fsck.problem import REPAIR, Problem
 from ckptfmt.store.store import Store, manifest_key, record_key
 from ckptfmt.store.trash import trashed
+from ckptfmt.wording import few
 
 
 @dataclass(slots=True)
@@ -189,7 +190,7 @@ def _others(store: Store, found: Documents, earlier: dict[str, set[str]]) -> lis
             names = tuple(sorted(earlier.get(digest, ())))
             problems.append(Problem(kind, key, error.message, names, _import_again(found, key)))
     if found.unnamed:
-        some = ", ".join(digest[:12] for digest in found.unnamed[:3]) + (", …" if len(found.unnamed) > 3 else "")
+        some = few([digest[:12] for digest in found.unnamed])
         what = f"{len(found.unnamed)} of them have no name ({some})"
         problems.append(Problem("unnamed", "manifests/", what, hint="ckptfmt gc takes them away"))
     return problems

@@ -13,6 +13,7 @@ from ckptfmt.format.refs import Generation, check_name, directory_of, name_of
 from ckptfmt.fsck.problem import REPAIR, Problem
 from ckptfmt.storage.protocol import Storage
 from ckptfmt.store.refs import Refs
+from ckptfmt.wording import few
 
 ACKNOWLEDGED: Final = "fsck"
 """The verb of a generation that says what was found out below it. What lies below is history that was told."""
@@ -118,7 +119,7 @@ def _way_out(state: RefState, number: int) -> str | None:
 def _numbers(numbers: list[int]) -> str:
     if len(numbers) == 1:
         return f"generation {numbers[0]} is"
-    return f"generations {', '.join(map(str, numbers[:5]))}{' and more' if len(numbers) > 5 else ''} are"
+    return f"generations {few([str(number) for number in numbers], 5)} are"
 
 
 def _folding(names: Iterable[str]) -> list[Problem]:

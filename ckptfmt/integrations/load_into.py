@@ -15,10 +15,11 @@ import torch
 from ckptfmt.convert.checkpoint import Checkpoint, read_checkpoint
 from ckptfmt.convert.loading_optimizer import LEFT_OUT, load_optimizer
 from ckptfmt.convert.loading_plan import LoadPlan, Place, places_in, plan_load
-from ckptfmt.convert.loading_report import LoadReport, shown
+from ckptfmt.convert.loading_report import LoadReport
 from ckptfmt.convert.loading_source import CheckpointSource, Loadable, StateDictSource
 from ckptfmt.errors import InvalidInput
 from ckptfmt.progress import SILENT, Progress
+from ckptfmt.wording import few
 
 
 def load_into(
@@ -66,10 +67,10 @@ def load_into(
     )
     if plan.problems and strict:
         raise InvalidInput(
-            f"{loadable.where} does not fit the model: {shown(plan.problems)}", hint="load_into(..., strict=False)"
+            f"{loadable.where} does not fit the model: {few(plan.problems)}", hint="load_into(..., strict=False)"
         )
     if not plan.actions:
-        raise InvalidInput(f"{loadable.where}: none of its tensors fits the model: {shown(plan.unexpected)}")
+        raise InvalidInput(f"{loadable.where}: none of its tensors fits the model: {few(plan.unexpected)}")
     with torch.no_grad():
         for key, action in plan.actions.items():
             tensor = loadable.read(action.item)

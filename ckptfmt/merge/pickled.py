@@ -15,6 +15,7 @@ from ckptfmt.errors import FormatError
 from ckptfmt.format.manifest import BaseRecord, File, Manifest
 from ckptfmt.layouts.pickled import is_state_dict
 from ckptfmt.layouts.statedict import MODEL_KEYS
+from ckptfmt.store.elsewhere import Called
 from ckptfmt.store.objects import Objects
 
 _CARRIED: Final = ("model_args", "iter_num", "best_val_loss", "config")
@@ -84,7 +85,7 @@ class PlacedFiles(Protocol):
         """Where the files are."""
         ...
 
-    def called(self, digest: str) -> str:
+    def called(self, digest: str) -> Called:
         """See `OutsideObjects.called`."""
         ...
 
@@ -114,9 +115,9 @@ class WithSkeletons:
         self._files = files
         self._skeletons = {file.skeleton: file for file in document.files if file.skeleton is not None}
 
-    def called(self, digest: str) -> str:
+    def called(self, digest: str) -> Called:
         """See `OutsideObjects.called`."""
-        return self.name
+        return self._files.called(digest)
 
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""

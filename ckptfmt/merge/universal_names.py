@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ckptfmt.errors import MergeError
 from ckptfmt.merge.protocol import Spec
+from ckptfmt.wording import few
 
 HF_CONFIG: Final = "hf_config"
 """Key of a universal checkpoint's `config` under which we keep the `config.json` that the model came with."""
@@ -104,12 +105,10 @@ def to_hf(source: Source, where: str) -> Renaming:
         found = each.to_hf(source)
         if found is not None:
             return found
-    names = sorted(source.specs)
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     known = "; ".join(f"{each.name} ({each.needs})" for each in KEY_MAPS.values())
     raise MergeError(
-        f"{where}: no key map fits its tensors ({shown}): Hugging Face's names for them are not known. "
-        f"There are: {known}",
+        f"{where}: no key map fits its tensors ({few(sorted(source.specs))}): "
+        f"Hugging Face's names for them are not known. There are: {known}",
         hint="if the names are Hugging Face's already, put the model's config.json beside the file",
     )
 

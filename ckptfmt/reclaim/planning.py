@@ -39,7 +39,10 @@ class Going:
 
 @dataclass(frozen=True, slots=True)
 class Staying:
-    """A file that a scan told of and that stays, how many of its bytes were redundant, and why it stays."""
+    """A path that a scan told of and that stays, how many of its bytes were redundant, and why it stays.
+
+    A checkpoint that cannot be read is told of as a whole.
+    """
 
     path: str
     bytes: int
@@ -130,6 +133,7 @@ def plan_cleanup(
     most_needed: Callable[[CheckpointSeen], int],
     devices: Mapping[str, int],
     same_device: bool,
+    can_change: Callable[[str], bool],
     only: frozenset[str] | None = None,
     stands: Callable[[str], bool] = lambda ref: False,
 ) -> CleanupPlan:
@@ -145,12 +149,13 @@ def plan_cleanup(
         known: names in the store that may be a checkpoint already.
         most_needed: the most that taking a checkpoint in may add.
         devices: device of each directory that was scanned: files on others cannot be moved into the hold.
+        can_change: whether names in a directory can be made and taken away.
         same_device: whether store and directories share a file system, so that what is freed can be written again.
         only: absolute paths of the checkpoints from which files may go, as a scan shows them; None for all.
         stands: whether the store has, or ever had, a name: what is taken in gets another.
     """
     seen = findings.survey.checkpoints
-    going, refused = _going(findings, keep, devices, only)
+    going, refused = _going(findings, keep, devices, can_change, only)
     order = sorted(going, key=lambda index: (seen[index].stage or 0, natural(seen[index].shown)))
     supports = _supports(seen, order, findings)
     names: set[str] = set()
@@ -211,7 +216,11 @@ def _needed_at_once(steps: Sequence[Step]) -> int:
 
 
 def _going(
-    findings: Findings, keep: KeepWeights, devices: Mapping[str, int], only: frozenset[str] | None
+    findings: Findings,
+    keep: KeepWeights,
+    devices: Mapping[str, int],
+    can_change: Callable[[str], bool],
+    only: frozenset[str] | None,
 ) -> tuple[dict[int, list[Going]], list[Refused]]:
     """What goes, by index of its checkpoint, and what cannot go although it should."""
     seen = findings.survey.checkpoints
@@ -235,15 +244,21 @@ def _going(
         if each.problem is not None:
             refused.append(Refused(each.shown, f"it cannot be read: {each.problem}"))
             del wanted[index]
+            continue
+        homes = sorted({each.top} | {os.path.dirname(f"{each.top}/{path}") for path in wanted[index]})
+        if locked := next((home for home in homes if not can_change(home)), None):
+            refused.append(Refused(each.shown, f"nothing can be moved: {locked} cannot be written to"))
+            del wanted[index]
     _drop_linked(seen, wanted)
     going: dict[int, list[Going]] = {}
     for index, files in wanted.items():
+        top = seen[index].top
         for item in sorted(files.values(), key=lambda item: natural(item.file.path)):
-            if item.file.device == devices[seen[index].top]:
-                going.setdefault(index, []).append(item)
-            else:
-                path = f"{seen[index].top}/{item.file.path}"
+            path = f"{top}/{item.file.path}"
+            if item.file.device != devices[top]:
                 refused.append(Refused(path, "it lies on another file system than the directory that holds it"))
+            else:
+                going.setdefault(index, []).append(item)
     return going, refused
 
 
@@ -254,7 +269,7 @@ def _staying(
     refused: set[str],
     only: frozenset[str] | None,
 ) -> Iterator[Staying]:
-    """What was found to be redundant and stays, each with the reason."""
+    """What was found to be redundant and stays, and what cannot be judged, each with the reason."""
     seen = findings.survey.checkpoints
     gone = {f"{seen[index].top}/{item.file.path}" for index, items in going.items() for item in items}
     names: dict[tuple[int, int], list[str]] = {}
@@ -279,6 +294,8 @@ def _staying(
             reason = f"--keep-weights {keep} keeps it; goes with {row.goes}: {row.reason}"
         yield Staying(row.path, row.bytes, reason)
     for each in seen:
+        if each.problem is not None and each.shown not in refused:
+            yield Staying(each.shown, sum(file.size for file in each.files), f"it cannot be read: {each.problem}")
         for file in full_weights(each):
             path = f"{each.top}/{file.path}"
             if path in findings.protected:

@@ -12,6 +12,7 @@ from ckptfmt.format.manifest import BaseLink, BaseRecord, File, file_objects
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.storage import durable
 from ckptfmt.storage.machine import host_name
+from ckptfmt.store.elsewhere import Called
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
@@ -140,9 +141,9 @@ class BaseFiles:
         """Lengths, in bytes, of the objects that lie here."""
         return frozenset(length for _, _, length in self._index.values())
 
-    def called(self, digest: str) -> str:
+    def called(self, digest: str) -> Called:
         """See `OutsideObjects.called`."""
-        return self.name
+        return Called(self.name, f"ckptfmt base verify {self.base} --full")
 
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import blake3
 
@@ -11,11 +11,23 @@ from ckptfmt.digest import FRAME_BYTES, Buffer, checksum_of
 from ckptfmt.errors import DigestMismatch
 
 
+class Called(NamedTuple):
+    """A place outside the store, as errors tell of it.
+
+    Attributes:
+        name: what it is called.
+        check: what to do where its bytes are not what was recorded.
+    """
+
+    name: str
+    check: str
+
+
 class OutsideObjects(Protocol):
     """Objects that lie outside the store: the files of a referenced base."""
 
-    def called(self, digest: str) -> str:
-        """What to call the place where an object lies, in errors."""
+    def called(self, digest: str) -> Called:
+        """How errors tell of the place where an object lies."""
         ...
 
     def has(self, digest: str) -> bool:
@@ -55,13 +67,13 @@ class ProvenFrames:
         """
         length = self._outside.length(digest)
         if index * FRAME_BYTES >= length:
-            raise self._other(digest)
+            raise differing(self._outside, digest)
         with self._lock:
             if digest not in self._sums:
                 self._sums[digest] = self._prove(digest, length)
         data = self._read(digest, length, index)
         if checksum_of(data) != self._sums[digest][index]:
-            raise self._other(digest)
+            raise differing(self._outside, digest)
         return data
 
     def _prove(self, digest: str, length: int) -> list[str]:
@@ -71,16 +83,17 @@ class ProvenFrames:
             content.update(data)
             sums.append(checksum_of(data))
         if content.hexdigest() != digest:
-            raise self._other(digest)
+            raise differing(self._outside, digest)
         return sums
 
     def _read(self, digest: str, length: int, index: int) -> bytes:
         begin = index * FRAME_BYTES
         return self._outside.read(digest, begin, min(FRAME_BYTES, length - begin))
 
-    def _other(self, digest: str) -> DigestMismatch:
-        return DigestMismatch(
-            f"object {digest[:16]}: the copy in {self._outside.called(digest)} is not what was recorded",
-            digest=digest,
-            hint="ckptfmt base verify NAME --full, with the name that ckptfmt base ls gives it",
-        )
+
+def differing(outside: OutsideObjects, digest: str) -> DigestMismatch:
+    """The error that an object outside the store is not what was recorded."""
+    name, check = outside.called(digest)
+    return DigestMismatch(
+        f"object {digest[:16]}: the copy in {name} is not what was recorded", digest=digest, hint=check
+    )

@@ -17,7 +17,7 @@ from ckptfmt.format.shard import MAX_DEPTH, decoded_lengths
 from ckptfmt.storage.protocol import Readable
 from ckptfmt.store.basis import BasisOf, BasisReader
 from ckptfmt.store.catalog import Catalog, Location
-from ckptfmt.store.elsewhere import OutsideObjects, ProvenFrames
+from ckptfmt.store.elsewhere import OutsideObjects, ProvenFrames, differing
 from ckptfmt.store.shards import shard_key
 
 if TYPE_CHECKING:
@@ -292,11 +292,7 @@ class Objects:
             content.update(frame)
             yield frame
         if content.hexdigest() != digest:
-            raise DigestMismatch(
-                f"object {digest[:16]}: the copy in {outside.called(digest)} is not what was recorded",
-                digest=digest,
-                hint="ckptfmt base verify NAME --full, with the name that ckptfmt base ls gives it",
-            )
+            raise differing(outside, digest)
 
     def _damaged(self, digest: str, what: str, hint: str | None = None) -> DigestMismatch:
         return DigestMismatch(f"object {digest[:16]}: {what}", digest=digest, hint=hint or "ckptfmt verify --all")

@@ -8,7 +8,7 @@ from functools import cached_property
 from ckptfmt.errors import IncompleteStore, NotFound
 from ckptfmt.format.manifest import BaseLink
 from ckptfmt.store.bases import Base, BaseFiles, all_bases, outside_files, places_of
-from ckptfmt.store.elsewhere import OutsideObjects
+from ckptfmt.store.elsewhere import Called, OutsideObjects
 from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store
 
@@ -61,9 +61,9 @@ class Bases:
             left = {digest for digest in left if not best.has(digest)}
         return found
 
-    def called(self, digest: str) -> str:
+    def called(self, digest: str) -> Called:
         """See `OutsideObjects.called`."""
-        return self._holder(digest).name
+        return self._holder(digest).called(digest)
 
     def has(self, digest: str) -> bool:
         """See `OutsideObjects.has`."""
@@ -124,7 +124,7 @@ class Joined:
     def __init__(self, parts: Sequence[OutsideObjects]) -> None:
         self._parts = parts
 
-    def called(self, digest: str) -> str:
+    def called(self, digest: str) -> Called:
         """See `OutsideObjects.called`."""
         return self._holding(digest).called(digest)
 

@@ -15,6 +15,7 @@ from ckptfmt.store.store import Store
 from ckptfmt.transfer.build import build_record, root_of
 from ckptfmt.transfer.reading import hash_content, read_walked
 from ckptfmt.transfer.walk import walk
+from ckptfmt.wording import few
 
 _SHOWN = 5
 
@@ -62,11 +63,10 @@ def explain(store: Store, name: str, record: BaseRecord, place: str, progress: P
         return None
     if not like.differing:
         return None
-    shown = ", ".join(like.differing[:_SHOWN]) + (", …" if len(like.differing) > _SHOWN else "")
     instead = f"; what lies there is base {like.known_as}" if like.known_as else ""
     return BaseMismatch(
         f"base {name!r} in {place} is not what was recorded: {len(like.differing)} of {like.total} tensors differ "
-        f"({shown}){instead}",
+        f"({few(like.differing, _SHOWN)}){instead}",
         tensors=like.differing,
         hint=f"ckptfmt base verify {name} --path DIR  (where the recorded base lies)",
     )

@@ -14,6 +14,7 @@ from ckptfmt.format.refs import BASES, check_name
 from ckptfmt.layouts import find_checkpoints, unclaimed
 from ckptfmt.layouts.protocol import Found
 from ckptfmt.transfer.walk import Walked, is_store, walk, walk_files
+from ckptfmt.wording import few
 
 PLACEHOLDER: Final = "{name}"
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._/-]+")
@@ -80,7 +81,7 @@ def plan_import(path: str, name: str) -> Plan:
     found = find_checkpoints(files)
     if PLACEHOLDER not in name:
         if len(found) > 1:
-            names = ", ".join(each.name or "." for each in found[:5]) + (", …" if len(found) > 5 else "")
+            names = few([each.name or "." for each in found], 5)
             raise InvalidInput(
                 f"{path} holds {len(found)} checkpoints ({names}): give a name for each",
                 hint=f"ckptfmt import {path} --name '{name}/{PLACEHOLDER}'",
@@ -95,7 +96,7 @@ def plan_import(path: str, name: str) -> Plan:
 
 
 def _nothing_there(walked: Walked) -> NotFound:
-    over = f", but for {', '.join(walked.passed_over[:3])}, which is not looked into" if walked.passed_over else ""
+    over = f", but for {few(walked.passed_over)}, which is not looked into" if walked.passed_over else ""
     return NotFound(f"{walked.root}: nothing there: it holds no files{over}", hint="check the path: what is in it?")
 
 

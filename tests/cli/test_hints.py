@@ -12,6 +12,7 @@ from ckptfmt.api import Store
 from ckptfmt.reclaim.taking import bases_outside
 from ckptfmt.storage import durable
 from tests.cli.made import Ran, Shell, adapter, full, lying
+from tests.cli.test_errors import change_the_base
 from tests.faults import seam
 
 
@@ -219,3 +220,15 @@ def test_a_name_that_stands_for_something_else_from_now_on_says_how_to_return(st
     assert "'ckptfmt rollback bases/tiny@1' returns to it" in told
     store.ok("rollback", "bases/tiny@1")
     assert store.json("base", "verify", "tiny")["ok"]
+
+
+def test_a_base_that_changed_hints_at_itself(store: Shell, elsewhere: Path) -> None:
+    """A checkpoint is stored against it, so that a restore meets the difference: by content, not by name."""
+    full(elsewhere / "again")
+    store.ok("import", "./again", "--name", "full/again", "--base", "tiny")
+    store.ok("restore", "full/again", "./before")
+    change_the_base(elsewhere)
+    ran = store("restore", "full/again", "./after")
+    assert ran.code == 3 and "the copy in base 'tiny' is not what was recorded" in ran.err
+    assert hint_of(ran) == "ckptfmt base verify tiny --full"
+    assert store(*hint_of(ran).split()[1:]).code == 3

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from ckptfmt import Store
+from ckptfmt.progress import Silent
 from tests.cli.made import Shell, adapter, full, lying
 
 
@@ -105,3 +108,18 @@ def test_options_reach_the_manifest(store: Shell, stages: Path) -> None:
     assert "continue in bf16" in log
     assert "by hand" in log
     assert "stage 7" in store.ok("show", "one").out
+
+
+def test_each_of_many_is_told_with_its_number(store: Shell, stages: Path) -> None:
+    class Steps(Silent):
+        labels: ClassVar[list[str]] = []
+
+        def begin(self, label: str, total_bytes: int | None) -> None:
+            self.labels.append(label)
+
+    saved: list[str] = []
+    with Store.open(".ckptfmt") as opened:
+        opened.import_path(stages, name="e/{name}", progress=Steps(), saved=lambda each: saved.append(each.ref))
+        opened.import_path(stages / "stage-1", name="alone", progress=Steps())
+    assert Steps.labels == ["e/stage-1 (1 of 2)", "e/stage-2 (2 of 2)", "alone"]
+    assert saved == ["e/stage-1", "e/stage-2"]

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ckptfmt.cli import signals
-from tests.cli.made import Shell
+from tests.cli.made import Shell, full
 
 PROGRAM = [sys.executable, "-c", "from ckptfmt.cli import main; main()"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,14 +63,18 @@ def files_below(store: Path) -> set[str]:
     return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
 
 
-def stopped(words: list[str], store: Path, number: signal.Signals, *, before: set[str]) -> tuple[int, str, str]:
-    """Run, wait until it has begun to write below `store`, and send the signal."""
+def stopped(
+    words: list[str], store: Path, number: signal.Signals, *, before: set[str], until: str | None = None
+) -> tuple[int, str, str]:
+    """Run, wait until it has begun to write below `store`, or until `until` is there, and send the signal."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     deadline = time.monotonic() + 60
-    while files_below(store) == before and process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
+        if (store / until).exists() if until is not None else files_below(store) != before:
+            break
         time.sleep(0.01)
     time.sleep(0.05)
     assert process.poll() is None, "it was over before it could be stopped"
@@ -92,6 +96,21 @@ def test_a_stopped_import_leaves_nothing(store: Shell, elsewhere: Path, large: P
     assert [row["ref"] for row in store.json("ls")] == ["full/other", "runs/stage-1"]
     assert store("show", "large").code == 1
     store.ok("verify", "--all")
+
+
+def test_of_many_what_is_in_stays_and_is_told(store: Shell, elsewhere: Path, large: Path) -> None:
+    (elsewhere / "many").mkdir()
+    full(elsewhere / "many" / "checkpoint-1", seed=1)
+    os.rename(large, elsewhere / "many" / "checkpoint-2")
+    try:
+        words = ["import", str(elsewhere / "many"), "--name", "m/{name}"]
+        path = elsewhere / ".ckptfmt"
+        code, _, err = stopped(words, path, signal.SIGINT, before=set(), until="refs/m,checkpoint-1")
+    finally:
+        os.rename(elsewhere / "many" / "checkpoint-2", large)
+    assert code == 130, err
+    assert "1 of 2 checkpoints taken in: m/checkpoint-1\n" in err
+    assert [row["ref"] for row in store.json("ls", "m/*")] == ["m/checkpoint-1"]
 
 
 def test_under_json_it_is_a_document(store: Shell, elsewhere: Path, large: Path) -> None:

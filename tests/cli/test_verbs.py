@@ -71,6 +71,22 @@ def test_a_pinned_name_is_not_dropped(store: Shell) -> None:
     store.ok("rm", "runs/stage-1")
 
 
+def test_of_several_names_each_is_dropped_that_can_be(store: Shell) -> None:
+    store.ok("pin", "runs/stage-1")
+    ran = store("rm", "full/other", "runs/stage-1", "runs/none")
+    assert (ran.code, ran.out) == (1, "dropped full/other\n")
+    assert "hint: ckptfmt pin runs/stage-1 --off" in ran.err
+    assert "no ref 'runs/none'" in ran.err
+    assert [row["ref"] for row in store.json("ls")] == ["runs/stage-1"]
+    store.ok("rollback", "full/other@1")
+    store.ok("pin", "runs/stage-1", "--off")
+    assert store.json("rm", "full/other")["generation"] == 4
+    store.ok("rollback", "full/other@1")
+    ran = store("rm", "full/other", "runs/stage-1", "runs/none", "--json")
+    assert [each["ref"] for each in ran.document["dropped"]] == ["full/other", "runs/stage-1"]
+    assert [each["code"] for each in ran.document["failed"]] == ["not-found"]
+
+
 def test_labels_are_listed(store: Shell) -> None:
     store.ok("tag", "runs/stage-1", "best", "published")
     assert store.json("ls", "runs/*")[0]["labels"] == ["best", "published"]

@@ -30,6 +30,7 @@ from ckptfmt.format.shard import (
 from ckptfmt.storage.memory import MemoryStorage
 from ckptfmt.store.basis import BasisOf
 from ckptfmt.store.catalog import Catalog
+from ckptfmt.store.elsewhere import Called
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.shards import shard_key
 
@@ -75,8 +76,8 @@ class Outside:
     def __init__(self, *objects: bytes) -> None:
         self._objects = {digest_of(content): content for content in objects}
 
-    def called(self, digest: str) -> str:
-        return "base 'outside'"
+    def called(self, digest: str) -> Called:
+        return Called("base 'outside'", "look")
 
     def has(self, digest: str) -> bool:
         return digest in self._objects

@@ -149,7 +149,7 @@ def test_an_undo_tells_of_the_names_that_stay(
     capsys.readouterr()
     assert run(["cleanup", "--undo", done.receipt or "", "--store", place.store.path]) == 0
     told = capsys.readouterr().err
-    assert "1 name of the cleanup stands in the store still: x/one; 'ckptfmt rm x/one' drops it" in told
+    assert "1 name of the cleanup stands in the store still; 'ckptfmt rm x/one' drops it" in told
     place.store.drop("x/one")
     run(["cleanup", "--undo", done.receipt or "", "--store", place.store.path])
     assert "in the store still" not in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 from ckptfmt import Store
 from ckptfmt.cli.app import run
 from ckptfmt.reclaim import proving
-from tests.reclaim.making import Place
+from tests.reclaim.making import Place, settle
 from tests.store.making import tree_of
 
 Shell = Callable[..., tuple[int, Any]]
@@ -48,6 +48,21 @@ def test_scan_needs_no_store(place: Place, capsys: pytest.CaptureFixture[str], m
     assert "cleanup would free" in capsys.readouterr().out
     assert run(["scan", ".", "--store", "/nowhere"]) == 10
     assert run(["scan", "./not-there"]) == 1
+
+
+def test_what_cannot_be_read_is_told(place: Place, sh: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, cut = place.bloated("whole"), place.bloated("cut", seed=1)
+    cut.write_bytes(cut.read_bytes()[:-100])
+    settle(place.tree)
+    code, document = sh("scan", place.tree)
+    assert (code, [row["path"] for row in document["redundant"]]) == (0, [str(whole)])
+    assert run(["scan", str(place.tree)]) == 0
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cannot be read")]
+    assert told.startswith(f"cannot be read, and stays: {cut.parent}: ") and "model.safetensors" in told
+    code, document = sh("cleanup", place.tree)
+    assert {each["path"]: each["bytes"] for each in document["plan"]["staying"]} == {
+        str(cut.parent): sum(path.stat().st_size for path in cut.parent.iterdir())
+    }
 
 
 def test_a_cleanup_from_its_plan_to_its_purge(place: Place, sh: Shell) -> None:

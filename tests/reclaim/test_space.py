@@ -86,6 +86,24 @@ def test_every_amount_of_space_is_enough_or_refused(mounted: Mounted, days: int)
     assert outcomes == {"refused", "done"}
 
 
+def test_a_tree_that_cannot_be_changed_is_refused_before_anything_is_taken_in(mounted: Mounted, place: Place) -> None:
+    root = mounted(4 << 20)
+    tree = Place(root, place.store)
+    (root / "tree").mkdir()
+    tree.bloated("runs/0")
+    subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
+    planned = tree.plan()
+    assert planned.shown.checkpoints == ()
+    (refused,) = planned.report.refused
+    assert refused.path == str(root / "tree" / "runs" / "0")
+    assert refused.reason == f"nothing can be moved: {root / 'tree'} cannot be written to"
+    counter = seam.Counter()
+    with durable.observed(counter):
+        report = cleaning.execute(place.store, planned, prover=prove)
+    assert (report.receipt, report.refused, report.refs) == (None, (refused,), ())
+    assert counter.calls == []
+
+
 def test_the_disk_gives_back_what_was_said(mounted: Mounted) -> None:
     root = mounted(16 << 20)
     (root / "tree").mkdir()

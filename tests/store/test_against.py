@@ -14,6 +14,7 @@ from ckptfmt.format.shard import MAX_DEPTH, ShardObject
 from ckptfmt.storage.memory import MemoryStorage
 from ckptfmt.store.basis import BasisOf
 from ckptfmt.store.catalog import Catalog
+from ckptfmt.store.elsewhere import Called
 from ckptfmt.store.graph import closure, depth, resolve
 from ckptfmt.store.object_writer import Against, Incoming
 from ckptfmt.store.objects import Objects
@@ -28,8 +29,8 @@ class Outside:
     def __init__(self, *objects: bytes) -> None:
         self.objects = {digest_of(data): bytearray(data) for data in objects}
 
-    def called(self, digest: str) -> str:
-        return self.name
+    def called(self, digest: str) -> Called:
+        return Called(self.name, "look")
 
     def has(self, digest: str) -> bool:
         return digest in self.objects

@@ -17,6 +17,7 @@ from ckptfmt.storage.local import LocalStorage
 from ckptfmt.storage.memory import MemoryStorage
 from ckptfmt.storage.protocol import Storage
 from ckptfmt.store.catalog import Catalog
+from ckptfmt.store.elsewhere import Called
 from ckptfmt.store.object_writer import Incoming
 from ckptfmt.store.objects import Objects
 from ckptfmt.store.shards import ShardWriter, read_shard_header, shard_key
@@ -34,8 +35,8 @@ class Outside:
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = objects
 
-    def called(self, digest: str) -> str:
-        return self.name
+    def called(self, digest: str) -> Called:
+        return Called(self.name, "ckptfmt base verify outside --full")
 
     def has(self, digest: str) -> bool:
         return digest in self.objects

@@ -171,6 +171,20 @@ def test_what_cannot_be_merged_is_refused_in_words(store: Path, ref: str, told: 
     piloted(CkptfmtApp(str(store), page="merge"), act)
 
 
+def test_the_next_checkpoint_goes_beside_the_one_before(store: Path, quick: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = await chosen(app, pilot, "s/1")
+        assert page.out == str(Path.cwd() / "1-merged")
+        page._into(str(quick / "merged" / "first"))
+        await pilot.press("f5")
+        await until(pilot, lambda: page.recipe is not None)
+        assert page.out == str(quick / "merged" / "first")
+        page = await chosen(app, pilot, "s/2")
+        assert page.out == str(quick / "merged" / "2-merged")
+
+    piloted(CkptfmtApp(str(store), page="merge"), act)
+
+
 def test_a_target_that_is_not_empty_is_refused(store: Path, quick: Path) -> None:
     async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
         page = await chosen(app, pilot, "s/1")

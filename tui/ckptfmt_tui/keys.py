@@ -135,7 +135,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("merge", "o", "into", "Into", "Choose the new directory that the merge writes."),
     Key("merge", "t", "dtype", "Dtype", "The next dtype: that of the base, bf16, fp16 or fp32."),
     Key("merge", "f", "form", "Format", "Write a Hugging Face directory, or one with a universal ckpt.pt."),
-    Key("merge", "b", "read_base", "Read base", "Read the base's files and compare them, changed or not."),
+    Key("merge", "b", "read_base", "Check", "Read the base's files and compare them, changed or not."),
     Key("merge", "y", "merge", "Merge", "Merge; the directory appears once all was compared.", writes=True),
     Key("merge", "x", "stop", "Stop", "Stop; what it began is removed."),
     Key("cleanup", "d", "directory", "Directory", "Choose a directory, and look for what is redundant in it."),

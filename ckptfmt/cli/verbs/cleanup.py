@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ckptfmt.reclaim.rows import KeepWeights
 
 _REFUSED_EXIT: Final = 1
-_MOST_NAMED: Final = 5
 
 EXAMPLE: Final = """\
 ckptfmt cleanup ./results
@@ -162,9 +161,8 @@ def _undo(session: Session, store: Store, receipt: str) -> int:
     if report.refs:
         one = len(report.refs) == 1
         session.note(
-            f"{count(len(report.refs), 'name')} of the cleanup {'stands' if one else 'stand'} in the store still: "
-            f"{', '.join(report.refs[:_MOST_NAMED])}{', …' if len(report.refs) > _MOST_NAMED else ''}; "
-            f"'ckptfmt rm {report.refs[0]}' drops {'it' if one else 'one'}, 'ckptfmt gc' then frees the bytes"
+            f"{count(len(report.refs), 'name')} of the cleanup {'stands' if one else 'stand'} in the store still; "
+            f"'ckptfmt rm {' '.join(report.refs)}' drops {'it' if one else 'them'}, 'ckptfmt gc' then frees the bytes"
         )
     return _REFUSED_EXIT if report.refused else 0
 

@@ -14,7 +14,7 @@ from ckptfmt.cli.session import Session
 from ckptfmt.cli.text import table
 from ckptfmt.cli.verb import BASE, REF, verb
 from ckptfmt.problems import Problem
-from ckptfmt.wording import count, ratio, size
+from ckptfmt.wording import count, few, ratio, size
 
 if TYPE_CHECKING:
     from ckptfmt.api.options import ImportOptions
@@ -86,12 +86,28 @@ def command(
             session.give(plan, lambda: plan_lines(plan))
             return 0
 
+        many, refs = 1, list[str]()
+
         def tell(plan: ImportPlan) -> None:
-            if len(plan.checkpoints) > 1:
+            nonlocal many
+            many = len(plan.checkpoints)
+            if many > 1:
                 session.note(*plan_lines(plan), "")
 
-        with session.progress() as progress:
-            report = store.import_path(path, name=name, planned=tell, progress=progress, **options)
+        try:
+            with session.progress() as progress:
+                report = store.import_path(
+                    path,
+                    name=name,
+                    planned=tell,
+                    saved=lambda each: refs.append(each.ref),
+                    progress=progress,
+                    **options,
+                )
+        except BaseException:
+            if many > 1:  # What is in stays in, whatever stopped the rest.
+                session.note(f"{len(refs):,} of {count(many, 'checkpoint')} taken in{': ' * bool(refs)}{few(refs, 5)}")
+            raise
     problems = [problem_of_part(part) for part in report.failed]
     worst = max(problems, key=lambda problem: problem.exit_code, default=None)
     session.give(_document(report, worst), lambda: report_lines(report))

@@ -13,7 +13,7 @@ from ckptfmt.cli.verb import verb
 from ckptfmt.wording import count, size
 
 if TYPE_CHECKING:
-    from ckptfmt.api.results_reclaim import RedundantFile, ScanReport, Unread
+    from ckptfmt.api.results_reclaim import RedundantFile, ScanReport
 
 
 @verb("scan", example="ckptfmt scan ./results\nckptfmt scan ./results ./old-runs --json")
@@ -36,7 +36,7 @@ def command(session: Session, directories: tuple[str, ...]) -> None:
     with session.found_store() as store, session.progress() as progress:
         report = scan(directories, store=store, progress=progress)
     session.give(report, lambda: lines(report))
-    session.note(*unread_lines(report.unread))
+    session.note(*unread_lines(report))
 
 
 def lines(report: ScanReport) -> list[Line]:
@@ -59,6 +59,8 @@ def rows_of(redundant: tuple[RedundantFile, ...]) -> list[Line]:
     return table(("PATH", "BYTES", "KEEP", "KNOWN BY", "WHY"), rows, right=("BYTES",))
 
 
-def unread_lines(unread: tuple[Unread, ...]) -> list[Line]:
+def unread_lines(report: ScanReport) -> list[Line]:
     """What was passed over."""
-    return [f"not looked at: {each.path}: {each.reason}" for each in unread]
+    lines: list[Line] = [f"not looked at: {each.path}: {each.reason}" for each in report.unread]
+    unjudged = [each for each in report.checkpoints if each.problem is not None]
+    return lines + [f"cannot be read, and stays: {each.path}: {each.problem}" for each in unjudged]

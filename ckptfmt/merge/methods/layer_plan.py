@@ -19,6 +19,7 @@ from ckptfmt.merge.methods.experts import AddExpert, by_rows, places, wrappers
 from ckptfmt.merge.methods.ledger import Ledger
 from ckptfmt.merge.methods.peft_layers import NAME, REFUSALS, SHARED, LayerChange, PeftLayers, Wrapped, quiet
 from ckptfmt.merge.methods.shadow import Shadow, build_shadow, stand_in
+from ckptfmt.wording import few
 
 _FOREIGN: Final = ("megatron_config", "megatron_core", "auto_mapping", "base_model_name_or_path")
 """Parts of a configuration that name modules to import or models to fetch: not for a merge."""
@@ -55,14 +56,12 @@ def _refuse_unplaced(ledger: Ledger, shadow: Shadow, wrapped: Wrapped) -> None:
     named = {name.removeprefix(PREFIX).partition(mark)[0] for name in wrapped.unplaced if mark in name}
     lost = sorted(named - modules)
     if lost:
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         hint = "is this the model that the adapter was trained on?"
-        raise ledger.error(f"the base has no {', '.join(lost[:3])}{more}", hint=hint)
+        raise ledger.error(f"the base has no {few(lost)}", hint=hint)
     ignored = sorted(name for name in wrapped.unplaced if mark not in name)
     if ignored:
-        more = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
-        names = ", ".join(map(repr, ignored[:3]))
-        ledger.note(f"{names}{more}: peft finds no place for it and ignores it, and so does this")
+        names = few([repr(name) for name in ignored])
+        ledger.note(f"{names}: peft finds no place for it and ignores it, and so does this")
 
 
 def _plan_layer(ledger: Ledger, layers: PeftLayers, module: str, layer: Any) -> None:

@@ -71,6 +71,7 @@ class MergePage(Page):
         super().__init__()
         self.ref: str | None = None
         self.out = ""
+        self._among: str | None = None
         self.dtype: Dtype = None
         self.form: Form = "hf"
         self.recipe: RecipeReport | None = None
@@ -125,11 +126,12 @@ class MergePage(Page):
     def _choose(self, ref: object) -> None:
         if not isinstance(ref, str):
             return
+        if ref != self.ref:
+            last = ref.rpartition("/")[2].replace("@", "-")
+            self.out = os.path.join(self._among or os.getcwd(), f"{last}-merged")
         self.ref = ref
         self.recipe, self.refusal, self.job = None, None, None
         self._stop_check()
-        last = ref.rpartition("/")[2].replace("@", "-")
-        self.out = os.path.join(os.getcwd(), f"{last}-merged")
         self._ask_target(begin=False)
         self._draw()
         self.ask(lambda store: store.recipe(ref), lambda answer: self._found(ref, answer))
@@ -342,7 +344,8 @@ class MergePage(Page):
 
     def _into(self, path: object) -> None:
         if isinstance(path, str):
-            self.out, self.job = path, None
+            # The next checkpoint's goes beside it.
+            self.out, self._among, self.job = path, os.path.dirname(path), None
             self._ask_target(begin=False)
             self._draw()
 
