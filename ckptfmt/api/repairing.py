@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -19,6 +20,10 @@ from ckptfmt.storage.local import LocalStorage
 from ckptfmt.store.publish import settle_seen
 from ckptfmt.store.refs import Refs
 from ckptfmt.store.store import DOCUMENT, Store, open_store
+
+
+_ROUNDS: Final = 4
+"""A manifest that can be read again tells of more: names that stood for it, what only it needs and lies in the trash."""
 
 
 class FsckProblem(msgspec.Struct, frozen=True):
@@ -74,20 +79,25 @@ def fsck(store: Store, *, full: bool, repair: bool, places: Sequence[str] = (), 
         store.storage.settle([DOCUMENT])
     found = look(store, full=full, progress=progress)
     repaired: list[Repair] = []
-    steps: list[Callable[[], list[Repair]]] = [
-        lambda: repair_names(store, found),
-        lambda: repairs.repair_documents(store, found),
-        lambda: repair_files(store, found, directories, others),
-        lambda: repairs.repair_objects(store, found, directories, others),
-    ]
+
+    def run(step: Callable[[], list[Repair]], *, last: bool = False) -> list[Repair]:
+        nonlocal found
+        done = step()
+        if done or (last and found.shards.bad):  # What was copied out of a damaged shard may harm nobody any more.
+            found.shards.close()
+            found = look(store, full=full, progress=progress)
+        return done
+
     try:
-        for step in steps if repair else ():
-            done = step()
-            last = step is steps[-1] and bool(found.shards.bad)
-            if done or last:  # What was copied out of a damaged shard may harm nobody any more.
-                found.shards.close()
-                found = look(store, full=full, progress=progress)
-            repaired += done
+        if repair:
+            repaired += run(lambda: repair_names(store, found))
+            for _ in range(_ROUNDS):
+                done = run(lambda: repairs.repair_documents(store, found))
+                done += run(lambda: repair_files(store, found, directories, others))
+                repaired += done
+                if not done:
+                    break
+            repaired += run(lambda: repairs.repair_objects(store, found, directories, others), last=True)
     finally:
         for other in others:
             other.close()

@@ -153,6 +153,25 @@ def test_a_name_whose_newest_generation_still_tells_its_target_stands_again(fill
     comes_back(filled, tmp_path, "full")
 
 
+def test_what_only_a_repaired_manifest_tells_is_repaired_in_the_same_run(filled: Path, tmp_path: Path) -> None:
+    """A shard that only it needs and that lies in the trash; and a damaged generation that stood for it."""
+    with Store.open(filled) as store:
+        digest = store.show("full").id
+    flip(filled / "manifests" / digest[:2] / f"{digest}.json", 100)
+    generation = filled / "refs/full/2.json"
+    generation.write_bytes(generation.read_bytes().replace(b'"verb":"', b'"vorb":"', 1))
+    run = filled / "trash/one"
+    run.mkdir(parents=True)
+    (run / "marker.json").write_bytes(documents.seal(TrashMarker(version=1, host="x", time="2026-01-01T00:00:00Z")))
+    for path in all_shards(filled):
+        path.rename(run / str(path.relative_to(filled)).replace("/", ","))
+    report = repaired(filled)
+    assert {each.kind for each in report.repaired} == {"manifest-damaged", "generation-damaged", "trashed"}
+    assert report.problems == ()
+    shutil.rmtree(run)
+    comes_back(filled, tmp_path, "one", "full")
+
+
 @pytest.mark.parametrize("keep", [60, 10])
 def test_a_name_that_stands_for_nobody_knows_what_is_left_alone(keep: int, filled: Path) -> None:
     path = filled / "refs/full/2.json"
