@@ -70,14 +70,13 @@ def beside_damaged(storage: Storage, shards: Shards) -> Iterator[Callable[[str],
     states = [state for state in shards.bad.values() if state.key == shard_key(state.shard) and not state.replaced]
     names = {state.shard: _second_name(storage, state.key) for state in states if storage.size(state.key) is not None}
     written: set[str] = set()
-    try:
-        yield written.add
-    finally:
-        for state in states:
-            if state.shard in written:
-                state.replaced = True
-            elif state.shard in names and storage.size(state.key) is not None:
-                storage.delete(names[state.shard])
+    yield written.add
+    # Where that failed, all keep their second names: the place of one may be taken, and nobody was told.
+    for state in states:
+        if state.shard in written:
+            state.replaced = True
+        elif state.shard in names and storage.size(state.key) is not None:
+            storage.delete(names[state.shard])
 
 
 def copy_out(store: Store, shards: Shards, state: ShardState) -> Repair | None:

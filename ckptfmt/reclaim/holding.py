@@ -290,12 +290,25 @@ def _remove_empty(top: str, directories: set[str]) -> None:
         directories.remove(directory)
         if directory != top and not directory.startswith(f"{top}/"):
             continue
-        if os.path.isdir(directory) and not os.path.islink(directory):
-            durable.fsync_directory(directory)
-            if os.listdir(directory):
-                continue
-            durable.rmdir(directory)
+        if os.path.isdir(directory) and not os.path.islink(directory) and not _removed(directory):
+            continue
         directories.add(os.path.dirname(directory))
+
+
+def _removed(directory: str) -> bool:
+    """Remove a directory if nothing is in it; whether it is gone. Other cleanups put files there, and tidy up too."""
+    try:
+        durable.fsync_directory(directory)
+        if os.listdir(directory):
+            return False
+        durable.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def moved(receipt: Receipt) -> tuple[HeldFile, ...]:

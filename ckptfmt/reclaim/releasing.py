@@ -31,21 +31,36 @@ class Released:
 
 
 def settle(receipts: Receipts, part: Receipt) -> Receipt:
-    """Finish a move that was stopped: what is in the hold is held, what is not stayed where it was."""
-    if part.state != "moving":
-        return part
-    held = holding.moved(part)
-    holding.restore_times(part)
-    holding.tidy(part, part.files)
-    state = structs.replace(part, state="held" if held else "undone", files=held)
-    return receipts.append(state)
+    """Finish a move that was stopped: what is in the hold is held, what is not stayed where it was.
+
+    Whoever moves may not have been stopped at all: then they go on, and their entry, which comes later, counts. If they
+    are stopped after that, what they moved lies in the hold of a part that has ended: it is held again.
+    """
+    while (moved := _to_settle(receipts, part)) is not None:
+        holding.restore_times(part)
+        holding.tidy(part, part.files)
+        settled = receipts.follow(part, structs.replace(part, state="held" if moved else "undone", files=moved))
+        part = settled or receipts.last(part)
+        if settled is not None:
+            break
+    return part
+
+
+def _to_settle(receipts: Receipts, part: Receipt) -> tuple[HeldFile, ...] | None:
+    """The files that a part holds which is to be settled; None where none is."""
+    if part.state == "moving":
+        return holding.moved(part)
+    if part.state not in ("undone", "purged") or not os.path.isdir(holding.hold_of(part)):
+        return None
+    first = next(each for each in receipts.entries(part.receipt) if each.part == part.part)
+    return tuple(holding.places(first).values()) or None
 
 
 def settle_all(receipts: Receipts) -> None:
     """Finish every move that was stopped, of directories that are there."""
     for each in receipts.ids():
         for part in receipts.parts(each):
-            if part.state == "moving" and os.path.isdir(part.top):
+            if os.path.isdir(part.top):
                 settle(receipts, part)
 
 
@@ -61,27 +76,35 @@ def undo(store: Store, receipt: str) -> Released:
     # The last first: of a directory that several parts took from, the first knows the mtime.
     for found in reversed(receipts.parts(receipt)):
         part = settle(receipts, found)
-        if part.state not in ("held", "purging"):
-            continue
-        left = []
-        for file in part.files:
+        done = set[str]()
+        while part.state in ("held", "purging"):
+            left = _give_back(part)
+            done |= {file.path for file in part.files} - {file.path for file, _ in left}
+            doubts = [Refused(holding.own_place(part, file), reason) for file, reason in left]
+            files = tuple(file for file, _ in left)
             try:
-                holding.give_back(part, file)
-                returned += 1
-            except holding.Doubt as doubt:
-                refused.append(Refused(holding.own_place(part, file), str(doubt)))
-                left.append(file)
-        try:
-            holding.keep_times(part, holding.directories_of(part))
-            holding.tidy(part, part.files)
-        except StorageError as error:
-            refused.append(Refused(part.top, f"put back, but not all is as it was: {error.message}; undo again"))
-            left = left or list(part.files[:1])
-        if left:
-            receipts.append(structs.replace(part, state=part.state, files=tuple(left)))
-        else:
-            receipts.append(structs.replace(part, state="undone"))
+                holding.keep_times(part, holding.directories_of(part))
+                holding.tidy(part, part.files)
+            except StorageError as error:
+                doubts.append(Refused(part.top, f"put back, but not all is as it was: {error.message}; undo again"))
+                files = files or part.files[:1]
+            if receipts.follow(part, structs.replace(part, state=part.state if files else "undone", files=files or part.files)):
+                refused += doubts
+                break
+            part = settle(receipts, receipts.last(part))  # Whoever moves was not stopped, or another purges.
+        returned += len(done)
     return Released(0, returned, tuple(refused))
+
+
+def _give_back(part: Receipt) -> list[tuple[HeldFile, str]]:
+    """Put back the files of a part; those that were not, and why."""
+    left = []
+    for file in part.files:
+        try:
+            holding.give_back(part, file)
+        except holding.Doubt as doubt:
+            left.append((file, str(doubt)))
+    return left
 
 
 def purge(store: Store, part: Receipt, prover: Prover) -> Released:
@@ -141,7 +164,11 @@ def unkept(store: Store, part: Receipt) -> str | None:
 def unlink(receipts: Receipts, part: Receipt, identities: dict[str, Identity]) -> Released:
     """Delete files that were compared a moment ago."""
     if part.state != "purging":
-        part = receipts.append(structs.replace(part, state="purging"))
+        purging = receipts.follow(part, structs.replace(part, state="purging"))
+        if purging is None:
+            where = f"{part.top}/{part.root}".rstrip("/")
+            return Released(0, 0, (Refused(where, "somebody else undoes or purges it: nothing was deleted here"),))
+        part = purging
     # An error of the receipt's last entry is told with what was freed: the files are gone.
     freed = 0
     refused = []
@@ -155,8 +182,10 @@ def unlink(receipts: Receipts, part: Receipt, identities: dict[str, Identity]) -
     except StorageError as error:
         refused.append(Refused(holding.hold_of(part), f"deleted, but not tidied up: {error.message}; purge again"))
     if not refused:
+        purged = structs.replace(part, state="purged", freed_bytes=(part.freed_bytes or 0) + freed)
         try:
-            receipts.append(structs.replace(part, state="purged", freed_bytes=(part.freed_bytes or 0) + freed))
+            if receipts.follow(part, purged) is None and receipts.last(part).state != "purged":
+                refused.append(Refused(holding.hold_of(part), "deleted, but somebody else went on with it; purge again"))
         except CkptfmtError as error:
             refused.append(Refused(holding.hold_of(part), f"deleted, but not noted: {error.message}; purge again"))
     return Released(freed, 0, tuple(refused))

@@ -106,8 +106,33 @@ class Receipts:
             entry = structs.replace(draft, number=number, time=utc_now(), host=host_name())
             if self._storage.put_if_absent(_key(draft.receipt, number), documents.seal(entry)):
                 return entry
-        raise Conflict(
-            f"receipt {draft.receipt}: {_ATTEMPTS} times somebody else was quicker",
+        raise self._too_slow(draft.receipt)
+
+    def last(self, part: Receipt) -> Receipt:
+        """Where a part stands now: its last entry."""
+        return next(each for each in self.parts(part.receipt) if each.part == part.part)
+
+    def follow(self, seen: Receipt, draft: Receipt) -> Receipt | None:
+        """As `append`, if `seen` is still the last entry of its part: for whoever goes on with what others may go on with.
+
+        Returns:
+            The entry; None where somebody else went on.
+
+        Raises:
+            Conflict: others append again and again to other parts (`lost-race`).
+        """
+        for _ in range(_ATTEMPTS):
+            number = self.numbers(seen.receipt)[-1] + 1
+            if self.last(seen).number != seen.number:
+                return None
+            entry = structs.replace(draft, number=number, time=utc_now(), host=host_name())
+            if self._storage.put_if_absent(_key(draft.receipt, number), documents.seal(entry)):
+                return entry
+        raise self._too_slow(seen.receipt)
+
+    def _too_slow(self, receipt: str) -> Conflict:
+        return Conflict(
+            f"receipt {receipt}: {_ATTEMPTS} times somebody else was quicker",
             code="lost-race",
             hint="run the same command again",
         )

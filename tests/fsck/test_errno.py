@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -156,6 +157,20 @@ def fail_everywhere(world: World, damage: str, spread: int, most: int | None) ->
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_call_fails(damage: str, world: World, counted: Tally) -> None:
     counted.add(damage, failures=fail_everywhere(world, damage, 3, IN_CI))
+
+
+def test_a_shard_takes_a_damaged_ones_place_and_is_not_known_to_be_durable(world: World) -> None:
+    """It has the very name of the damaged one, which nobody may take for the new one then."""
+    damaged = damaged_by(world, "a backup")
+    recorder = seam.Recorder()
+    with durable.observed(recorder):
+        assert damaged.repair().problems == ()
+    events = recorder.events
+    taken = [at + 1 for at, event in enumerate(events) if event.call == "rename" and "/shards/" in event.other]
+    assert taken
+    for at in taken:
+        assert events[at].call == "fsync_directory"
+        check_case(damaged, call="fsync_directory", case=(at, errno.EIO, False))
 
 
 @pytest.mark.torture
