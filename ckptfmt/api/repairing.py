@@ -21,9 +21,8 @@ from ckptfmt.store.publish import settle_seen
 from ckptfmt.store.refs import Refs
 from ckptfmt.store.store import DOCUMENT, Store, open_store
 
-
 _ROUNDS: Final = 4
-"""A manifest that can be read again tells of more: names that stood for it, what only it needs and lies in the trash."""
+"""A manifest that can be read again tells of more: names that stood for it, what of its own lies in the trash only."""
 
 
 class FsckProblem(msgspec.Struct, frozen=True):
@@ -80,12 +79,23 @@ def fsck(store: Store, *, full: bool, repair: bool, places: Sequence[str] = (), 
     found = look(store, full=full, progress=progress)
     repaired: list[Repair] = []
 
-    def run(step: Callable[[], list[Repair]], *, last: bool = False) -> list[Repair]:
+    def look_again() -> None:
         nonlocal found
-        done = step()
+        found.shards.close()
+        found = look(store, full=full, progress=progress)
+
+    def run(step: Callable[[], list[Repair]], *, last: bool = False) -> list[Repair]:
+        for others_were_quicker in range(_ROUNDS):
+            try:
+                done = step()
+            except NotFound:  # Another repair set it aside, or gc took it, since it was looked at.
+                if others_were_quicker == _ROUNDS - 1:
+                    raise
+                look_again()
+            else:
+                break
         if done or (last and found.shards.bad):  # What was copied out of a damaged shard may harm nobody any more.
-            found.shards.close()
-            found = look(store, full=full, progress=progress)
+            look_again()
         return done
 
     try:

@@ -88,7 +88,9 @@ def undo(store: Store, receipt: str) -> Released:
             except StorageError as error:
                 doubts.append(Refused(part.top, f"put back, but not all is as it was: {error.message}; undo again"))
                 files = files or part.files[:1]
-            if receipts.follow(part, structs.replace(part, state=part.state if files else "undone", files=files or part.files)):
+            if receipts.follow(
+                part, structs.replace(part, state=part.state if files else "undone", files=files or part.files)
+            ):
                 refused += doubts
                 break
             part = settle(receipts, receipts.last(part))  # Whoever moves was not stopped, or another purges.
@@ -185,7 +187,9 @@ def unlink(receipts: Receipts, part: Receipt, identities: dict[str, Identity]) -
         purged = structs.replace(part, state="purged", freed_bytes=(part.freed_bytes or 0) + freed)
         try:
             if receipts.follow(part, purged) is None and receipts.last(part).state != "purged":
-                refused.append(Refused(holding.hold_of(part), "deleted, but somebody else went on with it; purge again"))
+                refused.append(
+                    Refused(holding.hold_of(part), "deleted, but somebody else went on with it; purge again")
+                )
         except CkptfmtError as error:
             refused.append(Refused(holding.hold_of(part), f"deleted, but not noted: {error.message}; purge again"))
     return Released(freed, 0, tuple(refused))

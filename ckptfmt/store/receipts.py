@@ -113,7 +113,7 @@ class Receipts:
         return next(each for each in self.parts(part.receipt) if each.part == part.part)
 
     def follow(self, seen: Receipt, draft: Receipt) -> Receipt | None:
-        """As `append`, if `seen` is still the last entry of its part: for whoever goes on with what others may go on with.
+        """As `append`, if `seen` is still the last entry of its part: for whoever goes on with what others may, too.
 
         Returns:
             The entry; None where somebody else went on.

@@ -1,4 +1,4 @@
-"""`fsck --repair` in which a system call fails: nothing that was there is gone, it is told, and the next run ends it."""
+"""`fsck --repair` in which a system call fails: nothing that was there is gone, it is told, the next one ends it."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 import pytest
 
 from tests.faults.figures import Tally, tally
+from tests.faults.seam import Abort
 from tests.faults.stepping import Policy, Randomly, Stepper
 from tests.faults.test_schedules import KINDS, policy_of
 from tests.reclaim.meeting import ACTORS, MEETINGS, Calls, Stage
@@ -19,7 +21,17 @@ FOR_A_RELEASE: Final = 100
 WITH_READS: Final = 2
 """Of so many rounds of each kind of schedule, one takes turns at reads as well."""
 
+KILLED_IN_CI: Final = 4
+
 BY_NAME: Final = {meeting.name: meeting for meeting in MEETINGS}
+MOVING: Final = (
+    "known: cleanup + another cleanup",
+    "known: cleanup + undo",
+    "known: cleanup at once + rm + gc without history",
+    "held: undo + cleanup",
+    "held: undo + purge",
+    "damaged: repair + another repair",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,37 +46,66 @@ def counted_for_a_release() -> Iterator[Tally]:
         yield counting
 
 
-def run(stage: Stage, policy: Policy, *, reads: bool) -> tuple[Stepper, int]:
-    """Set the scene, let everyone come, look after each change of a name and at the end."""
+@pytest.fixture(scope="module")
+def counted_killed() -> Iterator[Tally]:
+    with tally("cleanup and repair, schedules with one killed", MOVING, schedules=20) as counting:
+        yield counting
+
+
+@pytest.fixture(scope="module")
+def counted_killed_for_a_release() -> Iterator[Tally]:
+    with tally("cleanup and repair, schedules with one killed, for a release", BY_NAME, schedules=3_000) as counting:
+        yield counting
+
+
+def run(stage: Stage, policy: Policy, *, reads: bool, dies: tuple[int, int] | None = None) -> tuple[Stepper, int]:
+    """Set the scene, let everyone come, look after each change of a name and at the end.
+
+    Args:
+        stage: where.
+        policy: who is next.
+        reads: take turns at reads of the store too.
+        dies: an actor, and the number of the call that they do not come to make.
+
+    Returns:
+        How it went, and how many problems were left for one more repair.
+    """
     stage.set()
     given: list[object] = [None] * len(stage.meeting.actors)
 
     def act(number: int, name: str) -> None:
         given[number] = ACTORS[name].act(stage.setting)
 
-    calls = Calls()
+    calls = Calls(*(dies or ()))
     acts = [lambda n=number, name=name: act(n, name) for number, name in enumerate(stage.meeting.actors)]
     stepper = Stepper(acts, policy, stage.root / "caches", reads=reads, also=calls, stepped=stage.look)
     calls.taken = stepper.taken
     stepper.run()
+    killed = {number for number, actor in enumerate(stepper.actors) if isinstance(actor.error, Abort)}
+    assert killed <= {calls.dies}
+    for number in killed:
+        stepper.actors[number].error = None
     codes = stepper.outcomes(stage.meeting.may())
     assert None in codes
-    return stepper, stage.check(codes, given, calls)
+    return stepper, stage.check(["killed" if n in killed else code for n, code in enumerate(codes)], given, calls)
 
 
-def meet(name: str, count: int, root: Path) -> tuple[int, int, int]:
-    """Try schedules until `count` different ones were run; how many, of how many steps, and how many problems it left."""
+def meet(name: str, count: int, root: Path, *, killed: bool = False) -> tuple[int, int, int]:
+    """Try schedules until `count` different ones were run: how many, of how many steps, how many problems they left."""
     stage = Stage(root, BY_NAME[name])
     steps = {reads: len(run(stage, Randomly(0), reads=reads)[0].taken) for reads in (False, True)}
     seen: set[tuple[int, ...]] = set()
     taken = left = 0
     for number in range(count * 3):
         reads = number // KINDS % WITH_READS == 1
-        policy = policy_of(number, len(stage.meeting.actors), steps[reads])
+        actors = len(stage.meeting.actors)
+        policy = policy_of(number, actors, steps[reads])
+        chance = random.Random(number)
+        dies = (chance.randrange(actors), chance.randrange(steps[False] // actors)) if killed else None
         try:
-            stepper, problems = run(stage, policy, reads=reads)
+            stepper, problems = run(stage, policy, reads=reads, dies=dies)
         except BaseException as error:
-            error.add_note(f"{name}: {policy}, reads={reads}")
+            error.add_note(f"{name}: {policy}, reads={reads}, dies={dies}")
             raise
         seen.add(tuple(stepper.taken))
         taken += len(stepper.taken)
@@ -85,3 +126,16 @@ def test_whoever_meets(name: str, quick: Path, counted: Tally) -> None:
 def test_whoever_meets_often(name: str, quick: Path, counted_for_a_release: Tally) -> None:
     schedules, steps, left = meet(name, FOR_A_RELEASE, quick)
     counted_for_a_release.add(name, schedules=schedules, steps=steps, left=left)
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_one_of_them_is_killed(name: str, quick: Path, counted_killed: Tally) -> None:
+    schedules, steps, _ = meet(name, KILLED_IN_CI, quick, killed=True)
+    counted_killed.add(name, schedules=schedules, steps=steps)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", BY_NAME)
+def test_one_of_them_is_killed_often(name: str, quick: Path, counted_killed_for_a_release: Tally) -> None:
+    schedules, steps, _ = meet(name, FOR_A_RELEASE, quick, killed=True)
+    counted_killed_for_a_release.add(name, schedules=schedules, steps=steps)
