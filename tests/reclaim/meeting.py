@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from ckptfmt.api.repairing import FsckReport
 from ckptfmt.api.results_reclaim import CleanupReport
 from ckptfmt.api.store import Store
 from ckptfmt.errors import CkptfmtError
@@ -246,6 +247,7 @@ class Stage:
     root: Path
     meeting: Meeting
     setting: Setting = field(init=False)
+    calls: Calls = field(default_factory=Calls)
     sound: set[object] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -305,6 +307,10 @@ class Stage:
         done = [actor for actor, code in zip(actors, codes, strict=True) if code is None]
         for directory in ("tmp", "pins"):
             assert calls.dies is not None or files_below(self.store / directory) == set()
+        if not self.meeting.damaged:  # What gc takes out while a repair looks, it may bring back.
+            told = [each for each in given if isinstance(each, FsckReport)]
+            assert all(each.problems == () for each in told), "it is sound"
+            assert all(each.repaired == () for each in told) or any(actor.forgets for actor in actors)
         removed, forgotten = any(actor.removes for actor in done), any(actor.forgets for actor in done)
         report = looked(self.store)
         if report.problems:
