@@ -172,4 +172,26 @@ RECLAIMING: Final[tuple[Bug, ...]] = (
         "(reason := None) is not None:",
         ("tests/reclaim/test_adversary.py",),
     ),
+    Bug(
+        "what a cleanup notes of another's move counts whatever came since",
+        "reclaim/releasing.py",
+        "settled = receipts.follow(part, structs.replace(part, ",
+        "settled = receipts.append(structs.replace(part, ",
+        ("tests/reclaim/test_schedules.py::test_a_move_that_another_cleanup_takes_for_a_stopped_one",),
+    ),
+    Bug(
+        "a repair that fails lets go of what it set aside",
+        "fsck/objects_again.py",
+        "    yield written.add\n",
+        "    try:\n        yield written.add\n    except BaseException:\n"
+        "        for name in names.values():\n            storage.delete(name)\n        raise\n",
+        ("tests/fsck/test_errno.py",),
+    ),
+    Bug(
+        "a repair does not look again at what a repaired manifest tells",
+        "api/repairing.py",
+        "_ROUNDS: Final = 4",
+        "_ROUNDS: Final = 1",
+        ("tests/fsck/test_repair.py",),
+    ),
 )

@@ -117,3 +117,16 @@ def test_a_hold_is_over_by_the_clock_of_the_storage(place: Place) -> None:
         abs((receipts.held_since_ns(report.receipt, part.part) or 0) - place.store.engine.storage.now_ns()) < 60 * 10**9
     )
     assert purge_of(place.store).waiting == (report.receipt,)
+
+
+def test_who_goes_on_with_a_part_does_so_only_from_its_last_entry(place: Place) -> None:
+    receipts = Receipts(place.store.engine.storage)
+    one = new_receipt_id()
+    first = receipts.append(draft(one))
+    other = receipts.append(draft(one, part=2))
+    held = receipts.follow(first, structs.replace(first, state="held"))
+    assert held is not None
+    assert held.number == other.number + 1
+    assert receipts.follow(first, structs.replace(first, state="undone")) is None
+    assert receipts.last(first) == held
+    assert [part.state for part in receipts.parts(one)] == ["held", "moving"]
