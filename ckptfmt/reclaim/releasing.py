@@ -9,7 +9,7 @@ from msgspec import structs
 
 from ckptfmt.errors import CkptfmtError, StorageError
 from ckptfmt.format.manifest import objects_of
-from ckptfmt.format.receipt import HeldFile, Receipt
+from ckptfmt.format.receipt import HOLDING, HeldFile, Receipt
 from ckptfmt.reclaim import holding
 from ckptfmt.reclaim.found import Identity
 from ckptfmt.reclaim.planning import Refused
@@ -115,6 +115,8 @@ def purge(store: Store, part: Receipt, prover: Prover) -> Released:
     if not os.path.isdir(part.top):
         return Released(0, 0, (Refused(part.top, "the directory is not there: nobody knows what became of its files"),))
     part = settle(receipts, part)
+    if part.state not in HOLDING:
+        return Released(0, 0, ())  # Nothing was moved, or somebody else was quicker.
     there = holding.places(part)
     missing = [file for file in part.files if file.path not in there]
     if part.state == "held" and missing and any(map(os.path.lexists, _own(part, missing))):
@@ -187,9 +189,7 @@ def unlink(receipts: Receipts, part: Receipt, identities: dict[str, Identity]) -
         purged = structs.replace(part, state="purged", freed_bytes=(part.freed_bytes or 0) + freed)
         try:
             if receipts.follow(part, purged) is None and receipts.last(part).state != "purged":
-                refused.append(
-                    Refused(holding.hold_of(part), "deleted, but somebody else went on with it; purge again")
-                )
+                refused.append(Refused(holding.hold_of(part), "somebody else went on with it meanwhile; purge again"))
         except CkptfmtError as error:
             refused.append(Refused(holding.hold_of(part), f"deleted, but not noted: {error.message}; purge again"))
     return Released(freed, 0, tuple(refused))
