@@ -34,6 +34,8 @@ class Receipts:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._known: dict[str, Receipt] = {}
+        """Entries that were read, by key: none is ever changed."""
 
     def ids(self) -> list[str]:
         """Every receipt that has an entry, the oldest first: a cleanup may be stopped before it wrote one."""
@@ -73,9 +75,12 @@ class Receipts:
 
     def _read(self, receipt: str, number: int) -> Receipt:
         key = _key(receipt, number)
+        if key in self._known:
+            return self._known[key]
         entry = documents.unseal(self._storage.read(key, 0, _MAX_DOCUMENT_BYTES), Receipt, where=key)
         if (entry.receipt, entry.number) != (receipt, number):
             raise IntegrityError(f"{key}: it is entry {entry.number} of {entry.receipt!r}", hint="ckptfmt fsck")
+        self._known[key] = entry
         return entry
 
     def parts(self, receipt: str) -> list[Receipt]:

@@ -72,7 +72,7 @@ def counted() -> Iterator[Tally]:
 
 @pytest.fixture(scope="module")
 def counted_for_a_release() -> Iterator[Tally]:
-    with tally("fsck --repair, errno, for a release", DAMAGES, failures=1_000) as counting:
+    with tally("fsck --repair, errno, for a release", DAMAGES, failures=10_000) as counting:
         yield counting
 
 

@@ -311,17 +311,20 @@ class Stage:
             told = [each for each in given if isinstance(each, FsckReport)]
             assert all(each.problems == () for each in told), "it is sound"
             assert all(each.repaired == () for each in told) or any(actor.forgets for actor in actors)
-        removed, forgotten = any(actor.removes for actor in done), any(actor.forgets for actor in done)
+        came = [actor for actor, code in zip(actors, codes, strict=True) if code in (None, "killed")]
+        removed, forgotten = any(actor.removes for actor in came), any(actor.forgets for actor in came)
         report = looked(self.store)
         if report.problems:
-            assert self.meeting.damaged or (removed and forgotten), report.problems
+            # A gc that was killed leaves in the trash what it was about to bring back.
+            trashed = calls.dies is not None and {each.kind for each in report.problems} == {"trashed"}
+            assert self.meeting.damaged or (removed and forgotten) or trashed, report.problems
             left = looked(self.store, repair=True).problems
             # A receipt of what was dropped before it was written: the files lie in the hold until the undo below.
             assert not left or ((removed and forgotten) and {each.kind for each in left} == {"manifest-missing"}), left
         with self.setting.open() as store:
             assert store.verify().damaged == ()
             engine = store.engine
-            self._check_refs(engine, done, given)
+            self._check_refs(engine, done, given, {actor.removes for actor in came})
             self._check_tree(engine, calls, may_be_forgotten=removed and forgotten)
         gone = self.gone()
         undo(self.setting)
@@ -331,8 +334,7 @@ class Stage:
         assert looked(self.store).problems == ()
         return len(report.problems)
 
-    def _check_refs(self, engine: Engine, done: list[Actor], given: list[object]) -> None:
-        removed = {actor.removes for actor in done}
+    def _check_refs(self, engine: Engine, done: list[Actor], given: list[object], removed: set[str | None]) -> None:
         said = [each for report in given if isinstance(report, CleanupReport) for each in report.refs]
         known = [ONE, TWO] if self.meeting.known else []
         for ref in [*known, *said]:

@@ -42,7 +42,7 @@ def counted() -> Iterator[Tally]:
 
 @pytest.fixture(scope="module")
 def counted_for_a_release() -> Iterator[Tally]:
-    with tally("cleanup and repair, schedules, for a release", BY_NAME, schedules=3_000) as counting:
+    with tally("cleanup and repair, schedules, for a release", BY_NAME, schedules=4_000) as counting:
         yield counting
 
 
@@ -54,7 +54,7 @@ def counted_killed() -> Iterator[Tally]:
 
 @pytest.fixture(scope="module")
 def counted_killed_for_a_release() -> Iterator[Tally]:
-    with tally("cleanup and repair, schedules with one killed, for a release", BY_NAME, schedules=3_000) as counting:
+    with tally("cleanup and repair, schedules with one killed, for a release", BY_NAME, schedules=4_000) as counting:
         yield counting
 
 
