@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import time_ns
+from typing import Final
 
 from ckptfmt.errors import CkptfmtError, FormatError, IntegrityError
 from ckptfmt.format.shard import MAX_DEPTH
@@ -23,9 +24,13 @@ from ckptfmt.store.catalog import Location
 from ckptfmt.store.elsewhere import ProvenFrames
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.outside import Bases, all_outside
+from ckptfmt.store.receipts import PREFIX as RECEIPTS
 from ckptfmt.store.receipts import held_manifests
 from ckptfmt.store.shards import shard_key
 from ckptfmt.store.store import Store
+
+REFS: Final = "refs/"
+_LOOKS: Final = 3
 
 
 @dataclass(slots=True)
@@ -57,6 +62,21 @@ def look(store: Store, *, full: bool, progress: Progress) -> Found:
         full: whether to read every stored byte, and every byte that is needed of the files of bases.
         progress: told of what is read.
     """
+    for _ in range(_LOOKS):
+        before = _entries(store)
+        found = _look(store, full=full, progress=progress)
+        if not found.problems or _entries(store) == before:
+            break
+        found.shards.close()  # What a name stood for may be gone since, because it was dropped.
+    return found
+
+
+def _entries(store: Store) -> set[str]:
+    """Every entry of refs and receipts: what says which documents are needed."""
+    return {listed.key for prefix in (REFS, RECEIPTS) for listed in store.storage.list(prefix)}
+
+
+def _look(store: Store, *, full: bool, progress: Progress) -> Found:
     states, problems = look_at_refs(store.storage, store.refs)
     problems += look_at_receipts(store.storage)
     try:

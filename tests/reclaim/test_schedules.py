@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,18 @@ def test_a_shard_that_another_repair_sets_aside_while_it_is_copied(quick: Path) 
     steps = len(run(stage, Switching(0, 2, frozenset()), reads=False)[0].taken) // 2
     for at in range(steps // 4, steps * 2 // 3, 6):
         run(stage, Switching(0, 2, frozenset({at})), reads=False)
+
+
+@pytest.mark.parametrize("before", range(1, 5))
+def test_a_name_that_is_dropped_and_forgotten_while_a_repair_looks(before: int, quick: Path) -> None:
+    """What it stood for is needed by nobody by then: there is no damage, wherever in its look it is overtaken."""
+    stage = Stage(quick, BY_NAME["known: repair + rm + gc without history"])
+    left = itertools.count(before, -1)
+
+    def looks_at_shards(pending: str) -> bool:
+        return pending == "list shards/" and next(left) <= 1
+
+    run(stage, Scripted([(0, looks_at_shards), (1, never), (2, never)]), reads=True)
 
 
 @pytest.mark.torture
