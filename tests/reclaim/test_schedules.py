@@ -16,13 +16,13 @@ from tests.faults.stepping import Policy, Randomly, Scripted, Stepper, Switching
 from tests.faults.test_schedules import KINDS, after_steps, policy_of
 from tests.reclaim.meeting import ACTORS, MEETINGS, ONE, Calls, Stage
 
-IN_CI: Final = 4
+IN_CI: Final = 3
 """Schedules of a meeting."""
 FOR_A_RELEASE: Final = 100
 WITH_READS: Final = 2
 """Of so many rounds of each kind of schedule, one takes turns at reads as well."""
 
-KILLED_IN_CI: Final = 4
+KILLED_IN_CI: Final = 3
 
 BY_NAME: Final = {meeting.name: meeting for meeting in MEETINGS}
 MOVING: Final = (
@@ -37,7 +37,7 @@ MOVING: Final = (
 
 @pytest.fixture(scope="module")
 def counted() -> Iterator[Tally]:
-    with tally("cleanup and repair, schedules", BY_NAME, schedules=140) as counting:
+    with tally("cleanup and repair, schedules", BY_NAME, schedules=120) as counting:
         yield counting
 
 
@@ -49,7 +49,7 @@ def counted_for_a_release() -> Iterator[Tally]:
 
 @pytest.fixture(scope="module")
 def counted_killed() -> Iterator[Tally]:
-    with tally("cleanup and repair, schedules with one killed", MOVING, schedules=20) as counting:
+    with tally("cleanup and repair, schedules with one killed", MOVING, schedules=18) as counting:
         yield counting
 
 
