@@ -205,7 +205,7 @@ def undo_cleanup(store: Store, receipt: str) -> UndoReport:
     found = receipts.resolve(receipt)
     released = undo(store.engine, found)
     gone = [
-        RefusedFile(f"{part.top}/{part.root}".rstrip("/"), f"it is deleted already: ckptfmt restore {part.ref}")
+        RefusedFile(f"{part.top}/{part.root}".rstrip("/"), f"it is deleted already: ckptfmt restore {part.ref} DIR")
         for part in receipts.parts(found)
         if part.state == "purged"
     ]

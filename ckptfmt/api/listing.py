@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ckptfmt.api.results import (
@@ -47,9 +48,7 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
     damaged = _once(damaged)
     standing = standing_refs(store, damaged)
     usage = usage_of(store, standing, damaged)
-    named: dict[str | None, int] = {}
-    for item in standing:
-        named[item.target] = named.get(item.target, 0) + 1
+    named = Counter(item.target for item in standing)
     refs_of = {item.target: item.name for item in standing}
     needs = _Needs(store, damaged)
     rows = []
@@ -246,13 +245,13 @@ def stats(store: Store, damaged: Damaged | None = None) -> Stats:
         stored_bytes=sum(found[0].stored.stored_bytes() for found in copies.values()),
         shard_bytes=sum(store.catalog().shards().values()),
         by_encoding=by_encoding,
-        by_run=_by_run(checkpoints, usage),
+        by_run=_by_run(checkpoints, usage, Counter(item.target for item in standing)),
         plans=_storage_plans(store, checkpoints, damaged),
     )
 
 
-def _by_run(checkpoints: list[Generation], usage: dict[str, Used]) -> dict[str, RunStats]:
-    """Sums a run: the refs that share all but the last part of their names."""
+def _by_run(checkpoints: list[Generation], usage: dict[str, Used], named: Counter[str | None]) -> dict[str, RunStats]:
+    """Sums a run: the refs that share all but the last part of their names. What has two names is no one's own."""
     runs: dict[str, RunStats] = {}
     for item in checkpoints:
         run = item.name.rpartition("/")[0] or item.name
@@ -262,7 +261,7 @@ def _by_run(checkpoints: list[Generation], usage: dict[str, Used]) -> dict[str, 
             old.checkpoints + 1,
             old.logical_bytes + used.summary.logical_bytes,
             old.stored_bytes + used.stored_bytes,
-            old.exclusive_bytes + used.exclusive_bytes,
+            old.exclusive_bytes + (used.exclusive_bytes if named[item.target] == 1 else 0),
         )
     return dict(sorted(runs.items()))
 

@@ -11,7 +11,7 @@ from typing import Final
 from ckptfmt.layouts.listing import natural
 from ckptfmt.reclaim.finding import TRAINING_STATE
 from ckptfmt.reclaim.found import CheckpointSeen, FileSeen
-from ckptfmt.reclaim.redundancy import STATE_FILE, Findings
+from ckptfmt.reclaim.redundancy import Findings
 from ckptfmt.reclaim.redundant_weights import full_weights, main_file, model_of, resumes
 from ckptfmt.reclaim.rows import KeepWeights, freed_by, goes_under
 from ckptfmt.reclaim.space import STEP_BYTES
@@ -229,12 +229,8 @@ def _going(
         if row.checkpoint is not None and goes_under(row.goes, keep):
             wanted.setdefault(row.checkpoint, {})[row.file.path] = Going(row.file, row.reason, row.shared)
     if keep == "none":
-        for index, each in enumerate(seen):
-            if index not in findings.bases:
-                for file in _all_weights(each):
-                    if f"{each.top}/{file.path}" in findings.protected:
-                        continue
-                    wanted.setdefault(index, {}).setdefault(file.path, Going(file, "--keep-weights none"))
+        for index, file in findings.unkept():
+            wanted.setdefault(index, {}).setdefault(file.path, Going(file, "--keep-weights none"))
     refused: list[Refused] = []
     for index in list(wanted):
         each = seen[index]
@@ -300,16 +296,6 @@ def _staying(
             path = f"{each.top}/{file.path}"
             if path in findings.protected:
                 yield Staying(path, file.size, "a base of the store is read from here: what is bound to it needs it")
-
-
-def _all_weights(seen: CheckpointSeen) -> list[FileSeen]:
-    """Files with tensors, the index of shards, and training state: no data set that lies beside them."""
-    holding = {tensor.path for tensor in seen.tensors} | {file.path for file in full_weights(seen)}
-    return [
-        file
-        for file in seen.files
-        if file.path in holding or (holding and STATE_FILE.fullmatch(os.path.basename(file.path)))
-    ]
 
 
 def _drop_linked(seen: Sequence[CheckpointSeen], wanted: Mapping[int, dict[str, Going]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -12,7 +12,7 @@ from ckptfmt.layouts.listing import natural, split
 from ckptfmt.layouts.trainer import CHECKPOINT
 from ckptfmt.reclaim.evidence import Evidence
 from ckptfmt.reclaim.finding import TRAINING_STATE, WEIGHTS
-from ckptfmt.reclaim.found import CheckpointSeen, Survey, TensorSeen
+from ckptfmt.reclaim.found import CheckpointSeen, FileSeen, Survey, TensorSeen
 from ckptfmt.reclaim.redundant_weights import (
     KnownBase,
     claim_weights,
@@ -48,8 +48,31 @@ class Findings:
     origins: Mapping[int, KnownBase] = field(default_factory=dict)
 
     def reclaimable(self, keep: KeepWeights) -> int:
-        """Bytes that the file system gives back when a cleanup keeps `keep`."""
-        return freed_by((row.path, row.file, row.shared) for row in self.rows if goes_under(row.goes, keep))
+        """Bytes that the file system gives back when a cleanup keeps `keep`, if all that it wants can be moved."""
+        names = {row.path: (row.file, row.shared) for row in self.rows if goes_under(row.goes, keep)}
+        if keep == "none":
+            for index, file in self.unkept():
+                if self.survey.checkpoints[index].problem is None:
+                    names.setdefault(f"{self.survey.checkpoints[index].top}/{file.path}", (file, 0))
+        return freed_by((path, file, shared) for path, (file, shared) in names.items())
+
+    def unkept(self) -> Iterator[tuple[int, FileSeen]]:
+        """What a cleanup that keeps no weights takes, redundant or not, with the index of its checkpoint."""
+        for index, each in enumerate(self.survey.checkpoints):
+            if index not in self.bases:
+                for file in _all_weights(each):
+                    if f"{each.top}/{file.path}" not in self.protected:
+                        yield index, file
+
+
+def _all_weights(seen: CheckpointSeen) -> list[FileSeen]:
+    """Files with tensors, the index of shards, and training state: no data set that lies beside them."""
+    holding = {tensor.path for tensor in seen.tensors} | {file.path for file in full_weights(seen)}
+    return [
+        file
+        for file in seen.files
+        if file.path in holding or (holding and STATE_FILE.fullmatch(os.path.basename(file.path)))
+    ]
 
 
 def find_redundant(survey: Survey, evidence: Evidence, known: Sequence[KnownBase] = ()) -> Findings:

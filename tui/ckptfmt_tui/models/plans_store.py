@@ -153,7 +153,8 @@ def prune_result(report: PruneReport) -> tuple[tuple[Said, ...], tuple[Row, ...]
     lines = [Said(f"Dropped {count(len(report.dropped), 'name')}, kept {len(report.kept)}.", "good")]
     if report.dropped:
         first = report.dropped[0]
-        lines.append(Said(f"'rollback {first.ref}@{first.generation}' brings one back; a gc frees the bytes.", "dim"))
+        lines.append(Said(f"'rollback {first.ref}@{first.generation}' brings one back.", "dim"))
+        lines.append(Said("A gc frees the bytes once its history is over, 30 days if it is not told otherwise.", "dim"))
     if report.failed:
         lines.append(Said(f"{count(len(report.failed), 'name')} moved on meanwhile and stay.", "warn"))
     rows = tuple(
