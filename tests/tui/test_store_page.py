@@ -418,3 +418,13 @@ def test_keys_of_the_application_work_on_every_page(made_store: Path, tmp_path: 
         await until(pilot, lambda: app.return_code == 0 and not app.is_running)
 
     piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_every_key_of_a_page_can_be_read_in_a_small_terminal(made_store: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await pilot.press("question_mark")
+        await until(pilot, lambda: shows(app, "Keys: Store", "Open the checkpoint"))
+        await pilot.press("end")
+        await until(pilot, lambda: shows(app, "Quit; asks while jobs run."))
+
+    piloted(CkptfmtApp(str(made_store)), act, (80, 24))
