@@ -33,7 +33,7 @@ from ckptfmt.format.manifest import Manifest, logical_bytes, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import all_bases, places_of
 from ckptfmt.store.catalog import Location
-from ckptfmt.store.graph import remembering, smallest
+from ckptfmt.store.graph import closure, remembering, smallest
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
@@ -234,7 +234,8 @@ def stats(store: Store, damaged: Damaged | None = None) -> Stats:
     bases = all_bases(store, damaged)
     for base in bases:
         objects.update(objects_of(base.record))
-    copies = store.catalog().find_many(objects)
+    catalog = store.catalog()
+    copies = catalog.find_many({*objects, *closure(catalog.dependencies, objects)})
     by_encoding = sum_encodings(
         (found[0].stored.encoding, found[0].stored.length, found[0].stored.stored_bytes()) for found in copies.values()
     )
@@ -243,7 +244,7 @@ def stats(store: Store, damaged: Damaged | None = None) -> Stats:
         bases=len(bases),
         logical_bytes=sum(usage[item.target].summary.logical_bytes for item in checkpoints if item.target),
         stored_bytes=sum(found[0].stored.stored_bytes() for found in copies.values()),
-        shard_bytes=sum(store.catalog().shards().values()),
+        shard_bytes=sum(catalog.shards().values()),
         by_encoding=by_encoding,
         by_run=_by_run(checkpoints, usage, Counter(item.target for item in standing)),
         plans=_storage_plans(store, checkpoints, damaged),

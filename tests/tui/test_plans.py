@@ -111,6 +111,7 @@ def gc(**changed: object) -> GcPlanned:
         "written": 0,
         "written_bytes": 0,
         "young_bytes": 5,
+        "beside_bytes": 0,
         "freed_bytes": 50,
         "later_bytes": 41,
         "manifests": 3,

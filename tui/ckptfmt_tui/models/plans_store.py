@@ -53,6 +53,8 @@ def _gc_lines(plan: GcPlanned, keep_history_days: float) -> Iterable[Said]:
         )
     if plan.young_bytes:
         yield Said(f"{size(plan.young_bytes)} that nothing needs are younger than the grace and stay", "dim")
+    if plan.beside_bytes:
+        yield Said(f"{size(plan.beside_bytes)} that nothing needs stay in shards of which most is needed", "dim")
     stays = f"{count(plan.manifests, 'manifest')}, {count(plan.bases, 'base')} and {count(plan.objects, 'object')} stay"
     if keep_history_days:
         stays += f"; so does what was dropped or superseded in the last {keep_history_days:g} days"
