@@ -12,8 +12,8 @@ from ckptfmt.progress import SILENT, Progress
 from ckptfmt.reclaim.evidence import FileEvidence
 from ckptfmt.reclaim.finding import survey
 from ckptfmt.reclaim.known import known_bases
+from ckptfmt.reclaim.models import resumes
 from ckptfmt.reclaim.redundancy import Findings, find_redundant
-from ckptfmt.reclaim.redundant_weights import resumes
 from ckptfmt.reclaim.rows import DEFAULT_KEEP, KEEPS
 from ckptfmt.store.store import Store as Engine
 

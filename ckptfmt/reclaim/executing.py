@@ -15,7 +15,7 @@ from msgspec import structs
 from ckptfmt.errors import CkptfmtError, StorageError
 from ckptfmt.format.documents import FORMAT_VERSION
 from ckptfmt.format.receipt import HeldDirectory, HeldFile, Receipt
-from ckptfmt.progress import Progress
+from ckptfmt.progress import Numbered, Progress
 from ckptfmt.reclaim import holding
 from ckptfmt.reclaim.found import FileSeen, Identity
 from ckptfmt.reclaim.planning import CleanupPlan, Refused, Step
@@ -93,7 +93,8 @@ def execute_cleanup(store: Store, plan: CleanupPlan, prover: Prover, progress: P
         return done
     run = _Run(store, plan, prover, progress, receipts, new_receipt_id(), done)
     before = allocated_below(store.path or ".")
-    for step in plan.steps:
+    for number, step in enumerate(plan.steps, 1):
+        run.progress = Numbered(progress, number, len(plan.steps))
         run.step(step)
     done.grown_bytes = allocated_below(store.path or ".") - before
     return done

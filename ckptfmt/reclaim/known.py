@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ckptfmt.format.manifest import tensor_digest
-from ckptfmt.reclaim.redundant_weights import KnownBase
+from ckptfmt.reclaim.claims import KnownBase
 from ckptfmt.store.bases import Base, all_bases, places_of
 from ckptfmt.store.refs import pass_over
 from ckptfmt.store.store import Store

@@ -11,8 +11,8 @@ from typing import Final
 from ckptfmt.layouts.listing import natural
 from ckptfmt.reclaim.finding import TRAINING_STATE
 from ckptfmt.reclaim.found import CheckpointSeen, FileSeen
+from ckptfmt.reclaim.models import full_weights, main_file, model_of, resumes
 from ckptfmt.reclaim.redundancy import Findings
-from ckptfmt.reclaim.redundant_weights import full_weights, main_file, model_of, resumes
 from ckptfmt.reclaim.rows import KeepWeights, freed_by, goes_under
 from ckptfmt.reclaim.space import STEP_BYTES
 from ckptfmt.transfer.build import touched

@@ -10,17 +10,12 @@ from typing import Final
 
 from ckptfmt.layouts.listing import natural, split
 from ckptfmt.layouts.trainer import CHECKPOINT
+from ckptfmt.reclaim.claims import KnownBase
 from ckptfmt.reclaim.evidence import Evidence
 from ckptfmt.reclaim.finding import TRAINING_STATE, WEIGHTS
 from ckptfmt.reclaim.found import CheckpointSeen, FileSeen, Survey, TensorSeen
-from ckptfmt.reclaim.redundant_weights import (
-    KnownBase,
-    claim_weights,
-    full_weights,
-    main_file,
-    model_of,
-    resumes,
-)
+from ckptfmt.reclaim.models import full_weights, main_file, model_of, resumes
+from ckptfmt.reclaim.redundant_weights import claim_weights
 from ckptfmt.reclaim.rows import KeepWeights, Row, freed_by, goes_under
 
 STATE_FILE: Final = re.compile(r"(?:optimizer|scheduler|scaler|rng_state|random_states)[-\w.]*\.(?:pt|pth|bin|pkl)")

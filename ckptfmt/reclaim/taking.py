@@ -10,8 +10,8 @@ from ckptfmt.format.manifest import Manifest, objects_of
 from ckptfmt.format.refs import check_name
 from ckptfmt.progress import Progress
 from ckptfmt.reclaim.found import CheckpointSeen
+from ckptfmt.reclaim.models import main_file
 from ckptfmt.reclaim.planning import BaseStep, Step
-from ckptfmt.reclaim.redundant_weights import main_file
 from ckptfmt.store.bases import Base, all_bases, missing_from, needed_objects
 from ckptfmt.store.graph import resolve
 from ckptfmt.store.outside import all_outside

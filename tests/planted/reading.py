@@ -61,8 +61,8 @@ READING: Final[tuple[Bug, ...]] = (
     Bug(
         "a base's frames are believed",
         "store/elsewhere.py",
-        "        if content.hexdigest() != digest:\n            raise self._other(digest)\n        return sums",
-        "        return sums",
+        "            raise differing(self._outside, digest)\n        return sums",
+        "            pass\n        return sums",
         ("tests/store/test_against.py", "tests/exactness/test_bases_that_change.py"),
     ),
     Bug(

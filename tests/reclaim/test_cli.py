@@ -6,12 +6,14 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from ckptfmt import Store
+from ckptfmt.api import cleaning
 from ckptfmt.cli.app import run
+from ckptfmt.progress import Silent
 from ckptfmt.reclaim import proving
 from tests.reclaim.making import Place, settle
 from tests.store.making import tree_of
@@ -48,6 +50,20 @@ def test_scan_needs_no_store(place: Place, capsys: pytest.CaptureFixture[str], m
     assert "cleanup would free" in capsys.readouterr().out
     assert run(["scan", ".", "--store", "/nowhere"]) == 10
     assert run(["scan", "./not-there"]) == 1
+
+
+def test_each_of_many_is_told_with_its_number(place: Place) -> None:
+    class Steps(Silent):
+        labels: ClassVar[list[str]] = []
+
+        def begin(self, label: str, total_bytes: int | None) -> None:
+            self.labels.append(label)
+
+    place.bloated("one")
+    place.bloated("two", seed=1)
+    cleaning.execute(place.store, place.plan(), prover=proving.prove, progress=Steps())
+    numbers = [label.partition(" (")[2] for label in Steps.labels]
+    assert numbers == ["1 of 2)", "1 of 2)", "2 of 2)", "2 of 2)"], Steps.labels
 
 
 def test_what_cannot_be_read_is_told(place: Place, sh: Shell, capsys: pytest.CaptureFixture[str]) -> None:
