@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -106,7 +105,6 @@ def plan(
         known=standing_like(engine),
         most_needed=most_needed,
         devices=devices,
-        can_change=functools.cache(lambda directory: os.access(directory, os.W_OK | os.X_OK)),
         same_device=all(each == device for each in devices.values()),
         only=picked,
         stands=lambda ref: bool(engine.refs.numbers(ref)),

@@ -65,4 +65,5 @@ def unread_lines(report: ScanReport) -> list[Line]:
     """What was passed over."""
     lines: list[Line] = [f"not looked at: {each.path}: {each.reason}" for each in report.unread]
     unjudged = [each for each in report.checkpoints if each.problem is not None]
+    lines += [f"cannot be cleaned: {each.path}: {each.reason}" for each in report.locked]
     return lines + [f"cannot be read, and stays: {each.path}: {each.problem}" for each in unjudged]
