@@ -121,7 +121,7 @@ def drop(store: Store, name: str) -> RefChanged:
             raise Conflict(
                 f"base {name!r} is needed by {len(bound)} checkpoint{'s' * (len(bound) > 1)} ({few(bound, 5)})",
                 code="needed",
-                hint=f"ckptfmt rm {bound[0]}",
+                hint=f"ckptfmt rm {' '.join(bound)}",
             )
     generation = store.refs.swap(base.generation, draft(None, "base rm"))
     return RefChanged(BASES + name, generation.number, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -106,7 +105,6 @@ def plan(
         known=standing_like(engine),
         most_needed=most_needed,
         devices=devices,
-        can_change=functools.cache(lambda directory: os.access(directory, os.W_OK | os.X_OK)),
         same_device=all(each == device for each in devices.values()),
         only=picked,
         stands=lambda ref: bool(engine.refs.numbers(ref)),
@@ -205,7 +203,7 @@ def undo_cleanup(store: Store, receipt: str) -> UndoReport:
     found = receipts.resolve(receipt)
     released = undo(store.engine, found)
     gone = [
-        RefusedFile(f"{part.top}/{part.root}".rstrip("/"), f"it is deleted already: ckptfmt restore {part.ref}")
+        RefusedFile(f"{part.top}/{part.root}".rstrip("/"), f"it is deleted already: ckptfmt restore {part.ref} DIR")
         for part in receipts.parts(found)
         if part.state == "purged"
     ]

@@ -77,4 +77,4 @@ def _also_a_path(side: Side, name: Name) -> list[str]:
     text = os.fspath(name)
     if side.is_path or not os.path.lexists(text):
         return []
-    return [f"{side.label} is {text!r} of the store; the path of that name is ./{text}"]
+    return [f"{side.label} is the store's; the path of that name is ./{text}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ckptfmt.api.results import (
@@ -32,7 +33,7 @@ from ckptfmt.format.manifest import Manifest, logical_bytes, objects_of
 from ckptfmt.format.refs import BASES, Generation, check_name
 from ckptfmt.store.bases import all_bases, places_of
 from ckptfmt.store.catalog import Location
-from ckptfmt.store.graph import remembering, smallest
+from ckptfmt.store.graph import closure, remembering, smallest
 from ckptfmt.store.outside import all_outside
 from ckptfmt.store.refs import Damaged
 from ckptfmt.store.store import Store
@@ -47,9 +48,7 @@ def list_refs(store: Store, pattern: str | None, damaged: Damaged | None = None)
     damaged = _once(damaged)
     standing = standing_refs(store, damaged)
     usage = usage_of(store, standing, damaged)
-    named: dict[str | None, int] = {}
-    for item in standing:
-        named[item.target] = named.get(item.target, 0) + 1
+    named = Counter(item.target for item in standing)
     refs_of = {item.target: item.name for item in standing}
     needs = _Needs(store, damaged)
     rows = []
@@ -235,7 +234,8 @@ def stats(store: Store, damaged: Damaged | None = None) -> Stats:
     bases = all_bases(store, damaged)
     for base in bases:
         objects.update(objects_of(base.record))
-    copies = store.catalog().find_many(objects)
+    catalog = store.catalog()
+    copies = catalog.find_many({*objects, *closure(catalog.dependencies, objects)})
     by_encoding = sum_encodings(
         (found[0].stored.encoding, found[0].stored.length, found[0].stored.stored_bytes()) for found in copies.values()
     )
@@ -244,15 +244,15 @@ def stats(store: Store, damaged: Damaged | None = None) -> Stats:
         bases=len(bases),
         logical_bytes=sum(usage[item.target].summary.logical_bytes for item in checkpoints if item.target),
         stored_bytes=sum(found[0].stored.stored_bytes() for found in copies.values()),
-        shard_bytes=sum(store.catalog().shards().values()),
+        shard_bytes=sum(catalog.shards().values()),
         by_encoding=by_encoding,
-        by_run=_by_run(checkpoints, usage),
+        by_run=_by_run(checkpoints, usage, Counter(item.target for item in standing)),
         plans=_storage_plans(store, checkpoints, damaged),
     )
 
 
-def _by_run(checkpoints: list[Generation], usage: dict[str, Used]) -> dict[str, RunStats]:
-    """Sums a run: the refs that share all but the last part of their names."""
+def _by_run(checkpoints: list[Generation], usage: dict[str, Used], named: Counter[str | None]) -> dict[str, RunStats]:
+    """Sums a run: the refs that share all but the last part of their names. What has two names is no one's own."""
     runs: dict[str, RunStats] = {}
     for item in checkpoints:
         run = item.name.rpartition("/")[0] or item.name
@@ -262,7 +262,7 @@ def _by_run(checkpoints: list[Generation], usage: dict[str, Used]) -> dict[str, 
             old.checkpoints + 1,
             old.logical_bytes + used.summary.logical_bytes,
             old.stored_bytes + used.stored_bytes,
-            old.exclusive_bytes + used.exclusive_bytes,
+            old.exclusive_bytes + (used.exclusive_bytes if named[item.target] == 1 else 0),
         )
     return dict(sorted(runs.items()))
 

@@ -41,6 +41,7 @@ class GcPlanned(msgspec.Struct, frozen=True):
         trash: what earlier runs took out.
         written_bytes, written: new shards for what is left of mostly dead ones.
         young_bytes: of what nothing needs and is younger than the grace.
+        beside_bytes: of objects that nothing needs, in shards that stay because most of each is needed.
         freed_bytes: what this gc unlinks.
         later_bytes: what it takes out for a gc after the grace to unlink.
         manifests, bases, objects: how many stay.
@@ -52,6 +53,7 @@ class GcPlanned(msgspec.Struct, frozen=True):
     written: int
     written_bytes: int
     young_bytes: int
+    beside_bytes: int
     freed_bytes: int
     later_bytes: int
     manifests: int
@@ -136,6 +138,7 @@ def told(plan: GcPlan) -> GcPlanned:
         written=len(plan.new_shards),
         written_bytes=plan.written_bytes,
         young_bytes=plan.young_bytes,
+        beside_bytes=plan.beside_bytes,
         freed_bytes=plan.freed_bytes,
         later_bytes=plan.later_bytes,
         manifests=manifests,

@@ -50,7 +50,7 @@ class ScanReport(msgspec.Struct, frozen=True):
     """What a scan found.
 
     `reclaimable_bytes` is what `cleanup` frees as it is by default, `reclaimable` the same for each choice of
-    `--keep-weights`.
+    `--keep-weights`. `locked` are checkpoints with redundant files that cannot be moved: these are not counted there.
     """
 
     checkpoints: tuple[ScannedCheckpoint, ...]
@@ -60,6 +60,7 @@ class ScanReport(msgspec.Struct, frozen=True):
     files: int
     unread: tuple[Unread, ...]
     seconds: float
+    locked: tuple[Unread, ...] = ()
 
 
 class PlannedFile(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ckptfmt.api.results_reclaim import RedundantFile, ScannedCheckpoint, ScanReport, Unread
 from ckptfmt.api.store import Store
@@ -68,7 +68,15 @@ def scan(
         files=len(findings.survey.files),
         unread=tuple(Unread(path, reason) for path, reason in findings.survey.problems),
         seconds=round(time.monotonic() - begun, 3),
+        locked=tuple(_locked(findings)),
     )
+
+
+def _locked(findings: Findings) -> Iterator[Unread]:
+    for index, files in findings.wanted(DEFAULT_KEEP).items():
+        seen, obstacle = findings.survey.checkpoints[index], findings.obstacle(index, files)
+        if obstacle is not None and seen.problem is None:
+            yield Unread(seen.shown, obstacle)
 
 
 def look(directories: Sequence[str], engine: Engine | None, progress: Progress, now_ns: int | None = None) -> Findings:

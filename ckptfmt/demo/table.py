@@ -85,7 +85,7 @@ def _sentences(report: DemoReport) -> list[Text]:
         ("log merged/stage-3", "where it came from"),
         ("restore merged/stage-3 ./stage-3", "get it back"),
         ("merge stages/stage-3 ./merged", "base and adapters, one model"),
-        ("scan ./people", "what on disk is redundant"),
+        (f"scan {shlex.quote(report.path)}", "what on disk is redundant"),
     )
     merged = []
     if report.merge is not None and report.merge.same_bits:

@@ -55,6 +55,10 @@ class Evidence(Protocol):
         """Bytes of a file that it shares with others as reflinks, as far as the file system tells."""
         ...
 
+    def can_change(self, directory: str) -> bool:
+        """Whether names in a directory can be made and taken away."""
+        ...
+
 
 class FileEvidence:
     """Evidence read from the files themselves. What cannot be read is no evidence."""
@@ -187,6 +191,10 @@ class FileEvidence:
             if len(here) != min(_CHUNK_BYTES, size - begin) or here != os.pread(other, _CHUNK_BYTES, begin):
                 return False
         return True
+
+    def can_change(self, directory: str) -> bool:
+        """See `Evidence.can_change`."""
+        return os.access(directory, os.W_OK | os.X_OK)
 
     def shared_bytes(self, path: str, file: FileSeen) -> int:
         """See `Evidence.shared_bytes`: asked of the file systems that can share, by FIEMAP."""

@@ -111,7 +111,7 @@ def _claim_export(
     else:
         kind = "export"
         reason = f"a full export that shares matrices with {origin}"
-        reason += f", one of {count}" if count > 1 else ""
+        reason += f", as {count - 1} {'others do' if count > 2 else 'other does'}" if count > 1 else ""
     claim(claims, seen, index, full_weights(seen[index]), Why(kind, reason, "samples", "adapter"))
 
 

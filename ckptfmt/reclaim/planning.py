@@ -10,9 +10,9 @@ from typing import Final
 
 from ckptfmt.layouts.listing import natural
 from ckptfmt.reclaim.finding import TRAINING_STATE
-from ckptfmt.reclaim.found import CheckpointSeen, FileSeen
+from ckptfmt.reclaim.found import CheckpointSeen
 from ckptfmt.reclaim.models import full_weights, main_file, model_of, resumes
-from ckptfmt.reclaim.redundancy import STATE_FILE, Findings
+from ckptfmt.reclaim.redundancy import Findings, Wanted
 from ckptfmt.reclaim.rows import KeepWeights, freed_by, goes_under
 from ckptfmt.reclaim.space import STEP_BYTES
 from ckptfmt.transfer.build import touched
@@ -26,15 +26,6 @@ class Refused:
 
     path: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Going:
-    """A file that is to go, and why. `shared` as in `Row`."""
-
-    file: FileSeen
-    reason: str
-    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +57,7 @@ class Step:
 
     seen: CheckpointSeen
     ref: str
-    going: tuple[Going, ...]
+    going: tuple[Wanted, ...]
     most_bytes: int
     known: tuple[tuple[str, str], ...] = ()
     resumes: tuple[bool, bool] = (False, False)
@@ -133,7 +124,6 @@ def plan_cleanup(
     most_needed: Callable[[CheckpointSeen], int],
     devices: Mapping[str, int],
     same_device: bool,
-    can_change: Callable[[str], bool],
     only: frozenset[str] | None = None,
     stands: Callable[[str], bool] = lambda ref: False,
 ) -> CleanupPlan:
@@ -149,13 +139,12 @@ def plan_cleanup(
         known: names in the store that may be a checkpoint already.
         most_needed: the most that taking a checkpoint in may add.
         devices: device of each directory that was scanned: files on others cannot be moved into the hold.
-        can_change: whether names in a directory can be made and taken away.
         same_device: whether store and directories share a file system, so that what is freed can be written again.
         only: absolute paths of the checkpoints from which files may go, as a scan shows them; None for all.
         stands: whether the store has, or ever had, a name: what is taken in gets another.
     """
     seen = findings.survey.checkpoints
-    going, refused = _going(findings, keep, devices, can_change, only)
+    going, refused = _going(findings, keep, devices, only)
     order = sorted(going, key=lambda index: (seen[index].stage or 0, natural(seen[index].shown)))
     supports = _supports(seen, order, findings)
     names: set[str] = set()
@@ -216,41 +205,21 @@ def _needed_at_once(steps: Sequence[Step]) -> int:
 
 
 def _going(
-    findings: Findings,
-    keep: KeepWeights,
-    devices: Mapping[str, int],
-    can_change: Callable[[str], bool],
-    only: frozenset[str] | None,
-) -> tuple[dict[int, list[Going]], list[Refused]]:
+    findings: Findings, keep: KeepWeights, devices: Mapping[str, int], only: frozenset[str] | None
+) -> tuple[dict[int, list[Wanted]], list[Refused]]:
     """What goes, by index of its checkpoint, and what cannot go although it should."""
     seen = findings.survey.checkpoints
-    wanted: dict[int, dict[str, Going]] = {}
-    for row in findings.rows:
-        if row.checkpoint is not None and goes_under(row.goes, keep):
-            wanted.setdefault(row.checkpoint, {})[row.file.path] = Going(row.file, row.reason, row.shared)
-    if keep == "none":
-        for index, each in enumerate(seen):
-            if index not in findings.bases:
-                for file in _all_weights(each):
-                    if f"{each.top}/{file.path}" in findings.protected:
-                        continue
-                    wanted.setdefault(index, {}).setdefault(file.path, Going(file, "--keep-weights none"))
+    wanted = findings.wanted(keep)
     refused: list[Refused] = []
     for index in list(wanted):
         each = seen[index]
         if only is not None and each.shown not in only:
             del wanted[index]  # Before links are counted: a name that stays keeps its file.
-            continue
-        if each.problem is not None:
-            refused.append(Refused(each.shown, f"it cannot be read: {each.problem}"))
-            del wanted[index]
-            continue
-        homes = sorted({each.top} | {os.path.dirname(f"{each.top}/{path}") for path in wanted[index]})
-        if locked := next((home for home in homes if not can_change(home)), None):
-            refused.append(Refused(each.shown, f"nothing can be moved: {locked} cannot be written to"))
+        elif (obstacle := findings.obstacle(index, wanted[index])) is not None:
+            refused.append(Refused(each.shown, obstacle))
             del wanted[index]
     _drop_linked(seen, wanted)
-    going: dict[int, list[Going]] = {}
+    going: dict[int, list[Wanted]] = {}
     for index, files in wanted.items():
         top = seen[index].top
         for item in sorted(files.values(), key=lambda item: natural(item.file.path)):
@@ -265,7 +234,7 @@ def _going(
 def _staying(
     findings: Findings,
     keep: KeepWeights,
-    going: Mapping[int, Sequence[Going]],
+    going: Mapping[int, Sequence[Wanted]],
     refused: set[str],
     only: frozenset[str] | None,
 ) -> Iterator[Staying]:
@@ -302,17 +271,7 @@ def _staying(
                 yield Staying(path, file.size, "a base of the store is read from here: what is bound to it needs it")
 
 
-def _all_weights(seen: CheckpointSeen) -> list[FileSeen]:
-    """Files with tensors, the index of shards, and training state: no data set that lies beside them."""
-    holding = {tensor.path for tensor in seen.tensors} | {file.path for file in full_weights(seen)}
-    return [
-        file
-        for file in seen.files
-        if file.path in holding or (holding and STATE_FILE.fullmatch(os.path.basename(file.path)))
-    ]
-
-
-def _drop_linked(seen: Sequence[CheckpointSeen], wanted: Mapping[int, dict[str, Going]]) -> None:
+def _drop_linked(seen: Sequence[CheckpointSeen], wanted: Mapping[int, dict[str, Wanted]]) -> None:
     """Leave names of files that keep another name: taking them frees nothing."""
     names: dict[tuple[int, int], int] = {}
     for files in wanted.values():
@@ -353,7 +312,7 @@ def _ref(seen: CheckpointSeen, name: str, is_taken: Callable[[str], bool]) -> st
     return ref
 
 
-def _resumes_still(seen: CheckpointSeen, going: Sequence[Going]) -> bool:
+def _resumes_still(seen: CheckpointSeen, going: Sequence[Wanted]) -> bool:
     """Whether a Trainer resumes from a directory when `going` is gone: weights or adapters stay, and the state."""
     if not resumes(seen):
         return False
@@ -364,7 +323,7 @@ def _resumes_still(seen: CheckpointSeen, going: Sequence[Going]) -> bool:
     return not lost and bool(whole or adapters)
 
 
-def _resumes_by(seen: CheckpointSeen, going: Sequence[Going]) -> str | None:
+def _resumes_by(seen: CheckpointSeen, going: Sequence[Wanted]) -> str | None:
     """What to say where only adapters stay, and lie deeper than transformers' Trainer looks: the directory and below.
 
     Source: `Trainer._load_from_checkpoint` of transformers 5.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -13,13 +13,22 @@ from ckptfmt.layouts.trainer import CHECKPOINT
 from ckptfmt.reclaim.claims import KnownBase
 from ckptfmt.reclaim.evidence import Evidence
 from ckptfmt.reclaim.finding import TRAINING_STATE, WEIGHTS
-from ckptfmt.reclaim.found import CheckpointSeen, Survey, TensorSeen
+from ckptfmt.reclaim.found import CheckpointSeen, FileSeen, Survey, TensorSeen
 from ckptfmt.reclaim.models import full_weights, main_file, model_of, resumes
 from ckptfmt.reclaim.redundant_weights import claim_weights
 from ckptfmt.reclaim.rows import KeepWeights, Row, freed_by, goes_under
 
 STATE_FILE: Final = re.compile(r"(?:optimizer|scheduler|scaler|rng_state|random_states)[-\w.]*\.(?:pt|pth|bin|pkl)")
 """Files of a training's state beside the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file that a cleanup wants to take, and why. `shared` as in `Row`."""
+
+    file: FileSeen
+    reason: str
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,7 @@ class Findings:
         bases: checkpoints, by index, that always stay.
         protected: absolute paths of the files of bases that a store refers to: these always stay.
         origins: for a checkpoint with redundant weights, by index, the base of a store that it was made from.
+        locked: absolute paths of directories in which nothing can be changed.
     """
 
     survey: Survey
@@ -41,10 +51,50 @@ class Findings:
     bases: frozenset[int]
     protected: frozenset[str] = frozenset()
     origins: Mapping[int, KnownBase] = field(default_factory=dict)
+    locked: frozenset[str] = frozenset()
 
     def reclaimable(self, keep: KeepWeights) -> int:
         """Bytes that the file system gives back when a cleanup keeps `keep`."""
-        return freed_by((row.path, row.file, row.shared) for row in self.rows if goes_under(row.goes, keep))
+        return freed_by(
+            (f"{self.survey.checkpoints[index].top}/{path}", each.file, each.shared)
+            for index, files in self.wanted(keep).items()
+            if self.obstacle(index, files) is None
+            for path, each in files.items()
+        )
+
+    def wanted(self, keep: KeepWeights) -> dict[int, dict[str, Wanted]]:
+        """The files that a cleanup wants to take, by index of their checkpoint and path."""
+        wanted: dict[int, dict[str, Wanted]] = {}
+        for row in self.rows:
+            if row.checkpoint is not None and goes_under(row.goes, keep):
+                wanted.setdefault(row.checkpoint, {})[row.file.path] = Wanted(row.file, row.reason, row.shared)
+        if keep == "none":
+            for index, each in enumerate(self.survey.checkpoints):
+                for file in _all_weights(each) if index not in self.bases else ():
+                    if f"{each.top}/{file.path}" not in self.protected:
+                        own = wanted.setdefault(index, {})
+                        own.setdefault(file.path, Wanted(file, "--keep-weights none"))
+        return wanted
+
+    def obstacle(self, index: int, paths: Iterable[str]) -> str | None:
+        """Why nothing of a checkpoint can go, of which `paths` are wanted; None where nothing stands in the way."""
+        each = self.survey.checkpoints[index]
+        if each.problem is not None:
+            return f"it cannot be read: {each.problem}"
+        homes = {each.top, *(os.path.dirname(f"{each.top}/{path}") for path in paths)}
+        if locked := sorted(homes & self.locked):
+            return f"nothing can be moved: {locked[0]} cannot be written to"
+        return None
+
+
+def _all_weights(seen: CheckpointSeen) -> list[FileSeen]:
+    """Files with tensors, the index of shards, and training state: no data set that lies beside them."""
+    holding = {tensor.path for tensor in seen.tensors} | {file.path for file in full_weights(seen)}
+    return [
+        file
+        for file in seen.files
+        if file.path in holding or (holding and STATE_FILE.fullmatch(os.path.basename(file.path)))
+    ]
 
 
 def find_redundant(survey: Survey, evidence: Evidence, known: Sequence[KnownBase] = ()) -> Findings:
@@ -65,7 +115,17 @@ def find_redundant(survey: Survey, evidence: Evidence, known: Sequence[KnownBase
     rows += _hard_links(survey, {row.path for row in rows})
     rows = [_with_shared(row, evidence) for row in rows]
     rows.sort(key=lambda row: natural(row.path))
-    return Findings(survey, tuple(rows), claims.relatives, frozenset(claims.bases), protected, claims.origins)
+    homes = {each.top for each in survey.checkpoints}
+    homes |= {os.path.dirname(f"{each.top}/{file.path}") for each in survey.checkpoints for file in each.files}
+    return Findings(
+        survey=survey,
+        rows=tuple(rows),
+        relatives=claims.relatives,
+        bases=frozenset(claims.bases),
+        protected=protected,
+        origins=claims.origins,
+        locked=frozenset(home for home in homes if not evidence.can_change(home)),
+    )
 
 
 def _partial(survey: Survey) -> list[Row]:

@@ -59,6 +59,7 @@ class GcPlan:
         trash: what earlier runs took out.
         unfinished: writes and claims of processes that are long gone.
         young_bytes: bytes of what nothing reaches and is younger than the grace.
+        beside_bytes: bytes of objects that nothing needs, in shards that stay as they are for others.
         reached: how many manifests, base records and objects stay.
     """
 
@@ -69,6 +70,7 @@ class GcPlan:
     trash: tuple[Held, ...]
     unfinished: tuple[Leaving, ...]
     young_bytes: int
+    beside_bytes: int
     reached: tuple[int, int, int]
 
     @property
@@ -127,6 +129,11 @@ def plan_gc(
         trash=tuple(_held(run, marker, by_digest, now_ns, grace_seconds) for run in runs(store.storage)),
         unfinished=tuple(_unfinished(store, now_ns, grace_seconds)),
         young_bytes=young_bytes,
+        beside_bytes=sum(
+            use.data_bytes - use.live_bytes
+            for use in found.uses.values()
+            if use.in_place and use.live and use.digest not in repacked
+        ),
         reached=(len(marker.manifests), len(marker.records), len(found.choice.shards) + len(found.choice.beyond)),
     )
 

@@ -159,6 +159,10 @@ def test_shared_and_exclusive_by_hand(store: Store, tmp_path: Path) -> None:
     store.import_checkpoint(tmp_path / "m2", "twice")
     rows = {row.ref: row for row in store.list_refs()}
     assert rows["other"].exclusive_bytes == rows["twice"].exclusive_bytes == 0  # Dropping one frees nothing.
+    runs = store.stats().by_run
+    assert {run: each.exclusive_bytes for run, each in runs.items()} == {
+        ref: row.exclusive_bytes for ref, row in rows.items()
+    }
     store.drop("twice")
     assert {row.ref: row for row in store.list_refs()}["other"].exclusive_bytes == 3000 + skeletons["m2"]
 

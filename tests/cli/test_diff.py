@@ -105,7 +105,7 @@ def test_a_name_that_may_be_a_path_is_told_so(two: Shell, elsewhere: Path) -> No
     (elsewhere / "full").mkdir()
     shutil.copytree(elsewhere / "tuned", elsewhere / "full" / "base")
     out = two.ok("diff", "full/base", "full/tuned").out
-    assert "note: A is 'full/base' of the store; the path of that name is ./full/base" in out
+    assert "note: A is the store's; the path of that name is ./full/base" in out
 
 
 def test_the_document_says_all(two: Shell) -> None:

@@ -7,11 +7,12 @@ import time
 import msgspec
 import pytest
 
-from ckptfmt.api.results import NeedsBase, RefRow
+from ckptfmt.api.results import NeedsBase, OptimizedCheckpoint, OptimizeReport, RefRow
 from ckptfmt.cli import output
 from ckptfmt.cli.output import Styled, encode
 from ckptfmt.cli.text import facts, table
 from ckptfmt.cli.verbs.ls import row_lines
+from ckptfmt.cli.verbs.optimize import lines as optimize_lines
 from ckptfmt.wording import clean, count, duration, metrics, ratio, size, value
 
 
@@ -102,6 +103,12 @@ def test_a_document_is_indented_for_a_person(monkeypatch: pytest.MonkeyPatch) ->
     output.print_document({"a": [1]})
     assert "\n" in stream.getvalue().rstrip("\n")
     assert json.loads(stream.getvalue()) == {"a": [1]}
+
+
+def test_an_optimize_that_saves_nothing_says_so() -> None:
+    """What a checkpoint takes may grow by the dependencies of one object that became smaller."""
+    one = OptimizedCheckpoint("one", 1000, 1026, 4, 1, 0, ())
+    assert optimize_lines(OptimizeReport(1000, 1026, (one,), ()))[-1] == "1 checkpoint: 1.0 kB -> 1.0 kB, nothing saved"
 
 
 def test_ten_thousand_rows_take_well_under_a_second() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from ckptfmt.api import Store
 from ckptfmt.api.reclaiming import GcReport
+from ckptfmt.cli.verbs.gc import plan_lines
 from ckptfmt.errors import CkptfmtError, IncompleteStore, IntegrityError, NotFound
 from ckptfmt.format.manifest import objects_of
 from ckptfmt.format.shard import ShardObject
@@ -115,6 +116,21 @@ def test_a_shard_that_is_mostly_dead_is_written_anew(quick: Path, sparse: Store)
     assert used(sparse) == before + report.written_bytes - report.freed_bytes < 32_000
     assert making.restored(sparse, "narrow", quick / "out") == making.tree_of(quick / "narrow")
     assert gc(sparse).unlinked == 0
+
+
+def test_what_nothing_needs_beside_what_is_needed_is_told(quick: Path) -> None:
+    """Five of eight tensors of a shard are needed: it stays, and the plan says what lies idle in it."""
+    making.write_small(quick / "wide", {name: seed for seed, name in enumerate("abcdefgh")}, elements=3000)
+    making.write_small(quick / "most", {name: seed for seed, name in enumerate("abcde")}, elements=3000)
+    with Store.init(quick / "store") as store:
+        store.import_path(quick / "wide", name="wide")
+        store.import_path(quick / "most", name="most")
+        store.drop("wide")
+        gc(store)
+        planned = store.planned_gc(store.plan_gc(grace_hours=0, keep_history_days=0)).plan
+        assert (planned.freed_bytes, planned.written) == (0, 0)
+        assert 3 * 12_000 <= planned.beside_bytes < 3 * 12_000 + 1_000
+        assert any("that nothing needs, in shards" in str(line) for line in plan_lines(planned))
 
 
 def test_history_is_kept_for_a_while(store: Store, place: Path) -> None:

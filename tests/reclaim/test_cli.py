@@ -172,7 +172,17 @@ def test_text_for_people(place: Place, capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr()
     assert "puts everything back" in shown.out
     assert run(["cleanup", "--receipts", *store]) == 0
-    assert "held" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "held" in shown.out
+    receipt = shown.out.splitlines()[1].split()[0]
+    assert run(["cleanup", "--undo", receipt, *store]) == 0
+    assert f"1 file back in place ({receipt})" in capsys.readouterr().out
+    assert run(["cleanup", "--undo", receipt, *store]) == 0
+    assert f"receipt {receipt} holds nothing any more" in capsys.readouterr().out
+    assert run(["cleanup", str(place.tree), "--apply", "--hold", "0", *store]) == 0
+    deleted = capsys.readouterr().out.split()[1]
+    assert run(["cleanup", "--undo", deleted, *store]) == 1
+    assert "not put back: " in capsys.readouterr().err
 
 
 def test_directories_inside_one_another_count_once(place: Place, sh: Shell) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ckptfmt import Store
 from ckptfmt.api import cleaning
+from ckptfmt.api.scanning import scan
 from ckptfmt.errors import StorageError
 from ckptfmt.reclaim import executing, space
 from ckptfmt.reclaim.evidence import shared_extents
@@ -91,16 +92,21 @@ def test_a_tree_that_cannot_be_changed_is_refused_before_anything_is_taken_in(mo
     tree = Place(root, place.store)
     (root / "tree").mkdir()
     tree.bloated("runs/0")
+    before = scan([tree.tree])
+    assert before.reclaimable_bytes > 0 and before.locked == ()
     subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
+    report = scan([tree.tree])
+    assert (report.redundant, report.reclaimable_bytes, report.reclaimable["none"]) == (before.redundant, 0, 0)
     planned = tree.plan()
     assert planned.shown.checkpoints == ()
     (refused,) = planned.report.refused
     assert refused.path == str(root / "tree" / "runs" / "0")
+    assert [(each.path, each.reason) for each in report.locked] == [(refused.path, refused.reason)]
     assert refused.reason == f"nothing can be moved: {root / 'tree'} cannot be written to"
     counter = seam.Counter()
     with durable.observed(counter):
-        report = cleaning.execute(place.store, planned, prover=prove)
-    assert (report.receipt, report.refused, report.refs) == (None, (refused,), ())
+        done = cleaning.execute(place.store, planned, prover=prove)
+    assert (done.receipt, done.refused, done.refs) == (None, (refused,), ())
     assert counter.calls == []
 
 

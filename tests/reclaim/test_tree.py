@@ -166,6 +166,8 @@ def test_without_weights_it_says_that_nothing_resumes(original: Path, tmp_path: 
     shutil.copytree(original / "trainer_full", tmp_path / "tree" / "run")
     with Store.init(tmp_path / "store") as store:
         planned = cleaning.plan(store, [tmp_path / "tree"], keep_weights="none", hold_days=0)
+        found = scan([tmp_path / "tree"], store=store)
+        assert found.reclaimable["none"] == planned.shown.freed_bytes > found.reclaimable["adapter"]
         said = {Path(each.path).name: each.resumes for each in planned.shown.checkpoints}
         assert said == {"run": None, "checkpoint-2": False, "checkpoint-4": False}
         report = cleaning.execute(store, planned, prover=prove)

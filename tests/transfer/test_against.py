@@ -172,6 +172,9 @@ def test_what_a_checkpoint_is_stored_against_counts_as_its_own(store: Store, bas
     assert rows["run/2"].stored_bytes > rows["run/1"].stored_bytes
     assert rows["run/2"].exclusive_bytes < rows["run/1"].stored_bytes / 2
     assert rows["run/1"].exclusive_bytes < rows["run/1"].stored_bytes / 2
+    store.drop("run/1")
+    (left,) = store.list_refs()
+    assert store.stats().stored_bytes == left.stored_bytes
 
 
 def resized(more: int) -> Callable[[Tensors], Tensors]:

@@ -65,7 +65,7 @@ def test_a_job_that_asks_is_stopped_here(writable_store: Path) -> None:
         await until(pilot, lambda: page.table.current is job)
         await pilot.press("x")
         await until(pilot, lambda: job.state == "stopped")
-        await until(pilot, lambda: shows(app, "stopped", "nothing half-published"))
+        await until(pilot, lambda: shows(app, "stopped", "its plan was left: nothing was done"))
         assert job._process is not None
         with pytest.raises(ProcessLookupError):
             os.kill(job._process.pid, 0)

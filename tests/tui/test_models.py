@@ -170,6 +170,8 @@ def test_curves_go_by_step_else_by_stage_else_by_age() -> None:
     assert curves([row("s/1", stage=1, metrics={"m": 1}), row("s/2", stage=2, metrics={"m": 2})])["m"].axis == "stage"
     aged = curves([row("x", created="2026-02", metrics={"m": 1}), row("y", created="2026-01", metrics={"m": 2})])["m"]
     assert (aged.axis, aged.x, aged.refs) == ("checkpoint", (1.0, 2.0), ("y", "x"))
+    final = row("r/final", metrics={})
+    assert curves([final, row("r/2", step=2, metrics={"m": 1})])["m"].axis == "step"
     assert curves([]) == {}
 
 

@@ -54,7 +54,7 @@ def whats(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> list[str]:
 
 def test_a_plan_tells_all_that_goes_and_all_that_stays() -> None:
     shown = plans_cleanup.cleanup_plan(plan(), (RefusedFile("/t/odd", "it lies on another file system"),))
-    assert "takes 1 file of 1 checkpoint: frees 4.1 kB (4,096 bytes), held for 7 days, then purged" in said(shown)
+    assert "takes 1 file of 1 checkpoint: frees 4.1 kB (4,096 bytes), held for 7 days, until a purge" in said(shown)
     assert "the store may need 6.1 kB, 10.0 kB are free" in said(shown)
     assert "copied in if a checkpoint needs it: base 'tiny', at most 9.0 kB" in said(shown)
     assert "1 checkpoint will not resume in a Trainer afterwards" in said(shown)
@@ -111,6 +111,7 @@ def gc(**changed: object) -> GcPlanned:
         "written": 0,
         "written_bytes": 0,
         "young_bytes": 5,
+        "beside_bytes": 0,
         "freed_bytes": 50,
         "later_bytes": 41,
         "manifests": 3,

@@ -372,6 +372,8 @@ def test_read_only_leaves_no_way_to_write(made_store: Path) -> None:
 def test_the_palette_does_what_keys_do(writable_store: Path) -> None:
     async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
         await opened(app, pilot, "stages/stage-2")
+        helps = [each.help for each in app.get_system_commands(app.screen)]
+        assert sum("to the page Merge" in each or each == "Go to Merge" for each in helps) == 1
         entry = next(each for each in app.get_system_commands(app.screen) if each.title == "Pin")
         entry.callback()
         await until(pilot, lambda: shows(app, "stage-2 stage 2 pinned"))
@@ -418,3 +420,13 @@ def test_keys_of_the_application_work_on_every_page(made_store: Path, tmp_path: 
         await until(pilot, lambda: app.return_code == 0 and not app.is_running)
 
     piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_every_key_of_a_page_can_be_read_in_a_small_terminal(made_store: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await pilot.press("question_mark")
+        await until(pilot, lambda: shows(app, "Keys: Store", "Open the checkpoint"))
+        await pilot.press("end")
+        await until(pilot, lambda: shows(app, "Quit; asks while jobs run."))
+
+    piloted(CkptfmtApp(str(made_store)), act, (80, 24))

@@ -181,7 +181,8 @@ class CkptfmtApp(App[int]):
         yield from super().get_system_commands(screen)
         if isinstance(screen, Page):
             for key in KEYS:
-                if key.page in (screen.PAGE, "everywhere") and not (self.read_only and key.writes):
+                goes = key.action.startswith("app.page(")  # Those are below, wherever one is.
+                if key.page in (screen.PAGE, "everywhere") and not goes and not (self.read_only and key.writes):
                     yield SystemCommand(key.label, key.help, self._runs(screen, key.action))
         for page, title in PAGES.items():
             yield SystemCommand(f"Page {title}", f"Go to {title}", self._runs(screen, f"app.page('{page}')"))

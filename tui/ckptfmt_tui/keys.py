@@ -56,7 +56,7 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key(EVERYWHERE, "slash", "filter", "Filter", "Filter what is listed; Escape takes the filter away.", first=True),
     Key(EVERYWHERE, "question_mark,f1", "app.help", "Help", "Show all keys of this page."),
-    Key(EVERYWHERE, "ctrl+p", "app.command_palette", "Palette", "Search every action by name.", shown=False),
+    Key(EVERYWHERE, "ctrl+p", "app.command_palette", "Palette", "Search this page's actions by name.", shown=False),
     Key(EVERYWHERE, "ctrl+y", "app.copy_command", "Copy command", "Copy the command line shown below.", shown=False),
     Key(
         EVERYWHERE,

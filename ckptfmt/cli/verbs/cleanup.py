@@ -156,8 +156,11 @@ def _undo(session: Session, store: Store, receipt: str) -> int:
     from ckptfmt.api import cleaning
 
     report: UndoReport = cleaning.undo_cleanup(store, receipt)
-    session.give(report, lambda: [f"{count(report.files, 'file')} back in place ({report.receipt})"])
-    session.note(*refused_lines(report.refused))
+    told = f"{count(report.files, 'file')} back in place ({report.receipt})"
+    if not report.files and not report.refused:
+        told = f"receipt {report.receipt} holds nothing any more"
+    session.give(report, lambda: [told])
+    session.note(*refused_lines(report.refused, "not put back"))
     if report.refs:
         one = len(report.refs) == 1
         session.note(
@@ -239,9 +242,9 @@ def report_lines(report: CleanupReport) -> list[Line]:
     return [*lines, f"the store takes {size(report.grown_bytes)} more"]
 
 
-def refused_lines(refused: tuple[RefusedFile, ...]) -> list[Line]:
-    """What stays, and why."""
-    return [Styled(f"kept: {each.path}: {each.reason}", "yellow") for each in refused]
+def refused_lines(refused: tuple[RefusedFile, ...], word: str = "kept") -> list[Line]:
+    """What stays as it is, and why."""
+    return [Styled(f"{word}: {each.path}: {each.reason}", "yellow") for each in refused]
 
 
 def receipt_lines(rows: tuple[ReceiptRow, ...]) -> list[Line]:

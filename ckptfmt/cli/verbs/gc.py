@@ -102,6 +102,8 @@ def plan_lines(plan: GcPlanned) -> list[Line]:
     if plan.young_bytes:
         frees += f"; {size(plan.young_bytes)} are younger than the grace"
     stay = f"{count(plan.manifests, 'manifest')}, {count(plan.bases, 'base')} and {count(plan.objects, 'object')} stay"
+    if plan.beside_bytes:
+        stay += f", and {size(plan.beside_bytes)} that nothing needs, in shards of which most is needed"
     return [*lines, Styled(frees, "yellow" if plan.take_out or plan.freed_bytes else "green"), stay]
 
 

@@ -28,15 +28,18 @@ def command(session: Session, ref: str) -> None:
 
 def lines(log: Log) -> list[Line]:
     """The lineage, itself first, and the generations, newest first."""
-    told: list[Line] = [Styled("lineage", "bold")]
-    told += table(
-        ("MANIFEST", "REF", "LAYOUT", "STAGE", "HOW", "STEP", "METRICS"),
-        [_step(step) for step in log.lineage],
-        right=("STAGE", "STEP"),
-        indent="  ",
-    )
+    told: list[Line] = []
+    if log.lineage:  # There is none of a name that was dropped.
+        told.append(Styled("lineage", "bold"))
+        told += table(
+            ("MANIFEST", "REF", "LAYOUT", "STAGE", "HOW", "STEP", "METRICS"),
+            [_step(step) for step in log.lineage],
+            right=("STAGE", "STEP"),
+            indent="  ",
+        )
     if log.generations:
-        told += ["", Styled(f"generations of {log.generations[0].name}", "bold")]
+        told += [""] if told else []
+        told += [Styled(f"generations of {log.generations[0].name}", "bold")]
         told += table(
             ("GENERATION", "TIME", "VERB", "MANIFEST", "HOST", "LABELS", "MESSAGE"),
             [_generation(generation) for generation in log.generations],

@@ -73,7 +73,6 @@ def lines(report: OptimizeReport) -> list[Line]:
     before, after = report.before_bytes, report.after_bytes
     others = sum(len(each.also) for each in report.checkpoints)
     more = f" ({count(others, 'other name')} of the same)" if others else ""
-    told.append(
-        f"{count(len(rows), 'checkpoint')}{more}: {size(before)} -> {size(after)}, {size(before - after)} saved"
-    )
+    saved = f"{size(before - after)} saved" if after < before else "nothing saved"
+    told.append(f"{count(len(rows), 'checkpoint')}{more}: {size(before)} -> {size(after)}, {saved}")
     return told

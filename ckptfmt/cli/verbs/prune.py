@@ -81,7 +81,8 @@ def command(  # noqa: PLR0917 - click calls it by name
     What any --keep-... keeps is kept. So is what is pinned, what was trained further into something kept, what has no
     place in the order of its run, and a run of which nothing else would be left. Bases are never dropped.
 
-    Without --apply the plan is shown. 'ckptfmt rollback REF@N' brings a name back, and 'ckptfmt gc' frees the bytes.
+    Without --apply the plan is shown. 'ckptfmt rollback REF@N' brings a name back; 'ckptfmt gc' frees
+    the bytes, after 30 days unless its --keep-history says otherwise.
     """
     policy = Policy(keep_last, keep_every, keep_best, frozenset(keep_stage), frozenset(keep_tag))
     with session.store() as store:
@@ -106,7 +107,8 @@ def command(  # noqa: PLR0917 - click calls it by name
             print_problem(problem)
     if report.dropped:
         first = report.dropped[0]
-        session.note(f"'ckptfmt rollback {first.ref}@{first.generation}' brings one back; 'ckptfmt gc' frees the bytes")
+        session.note(f"'ckptfmt rollback {first.ref}@{first.generation}' brings one back")
+        session.note("'ckptfmt gc' frees its bytes after 30 days; 'ckptfmt gc --keep-history 0' does not wait")
     return max((problem.exit_code for problem in problems), default=0)
 
 

@@ -26,8 +26,8 @@ def command(session: Session, directories: tuple[str, ...]) -> None:
     by links. 'ckptfmt cleanup' relies on none of these: it deletes only what it rebuilt from the store and compared.
 
     KEEP says the most that 'cleanup --keep-weights' may keep for the file to go: full (an exact copy stays), adapter
-    (the default: full weights that the store rebuilds), none (training state, too). '-' is only told: frozen weights
-    inside a file, hard links, partial saves.
+    (the default: full weights that the store rebuilds), none (training state, too; of what is not redundant, none takes
+    all weights besides). '-' is only told: frozen weights inside a file, hard links, partial saves.
 
     With a store, its bases are known: what was made from them is found without a copy of them beside it.
     """
@@ -49,7 +49,9 @@ def lines(report: ScanReport) -> list[Line]:
     told.append(Styled(f"{total}cleanup would free {size(free)}", "green" if free else "bold"))
     most = report.reclaimable["none"]
     if most > free:
-        told.append(f"with --keep-weights none, {size(most)}; full, {size(report.reclaimable['full'])}")
+        told.append(
+            f"with --keep-weights none, {size(most)}: no weights stay; full, {size(report.reclaimable['full'])}"
+        )
     return told
 
 
@@ -63,4 +65,5 @@ def unread_lines(report: ScanReport) -> list[Line]:
     """What was passed over."""
     lines: list[Line] = [f"not looked at: {each.path}: {each.reason}" for each in report.unread]
     unjudged = [each for each in report.checkpoints if each.problem is not None]
+    lines += [f"cannot be cleaned: {each.path}: {each.reason}" for each in report.locked]
     return lines + [f"cannot be read, and stays: {each.path}: {each.problem}" for each in unjudged]

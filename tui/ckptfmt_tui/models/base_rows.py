@@ -83,7 +83,7 @@ class BaseRow:
     def details(self) -> tuple[Said, ...]:
         """All there is to say about it."""
         report = self.report
-        held = "the store holds all of it" if report.kept else "its bytes lie outside of the store alone"
+        held = "the store holds all of it" if report.kept else "its bytes lie only outside of the store"
         lines = [
             Said(
                 f"{report.name}: {count(report.files, 'file')}, {count(report.tensors, 'tensor')}, "

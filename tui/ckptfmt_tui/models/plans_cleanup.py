@@ -88,7 +88,7 @@ def _cleanup_lines(plan: CleanupPlanned, refused: Sequence[RefusedFile]) -> Iter
     if not going:
         yield Said("Nothing goes.", "bold")
     else:
-        when = f"held for {duration_days(plan.hold_seconds)}, then purged" if plan.hold_seconds else "deleted at once"
+        when = f"held for {duration_days(plan.hold_seconds)}, until a purge" if plan.hold_seconds else "deleted at once"
         yield Said(
             f"takes {count(plan.files, 'file')} of {count(len(going), 'checkpoint')}: frees {size(plan.freed_bytes)} "
             f"({plan.freed_bytes:,} bytes), {when}",

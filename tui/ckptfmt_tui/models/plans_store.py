@@ -53,6 +53,8 @@ def _gc_lines(plan: GcPlanned, keep_history_days: float) -> Iterable[Said]:
         )
     if plan.young_bytes:
         yield Said(f"{size(plan.young_bytes)} that nothing needs are younger than the grace and stay", "dim")
+    if plan.beside_bytes:
+        yield Said(f"{size(plan.beside_bytes)} that nothing needs stay in shards of which most is needed", "dim")
     stays = f"{count(plan.manifests, 'manifest')}, {count(plan.bases, 'base')} and {count(plan.objects, 'object')} stay"
     if keep_history_days:
         stays += f"; so does what was dropped or superseded in the last {keep_history_days:g} days"
@@ -153,7 +155,8 @@ def prune_result(report: PruneReport) -> tuple[tuple[Said, ...], tuple[Row, ...]
     lines = [Said(f"Dropped {count(len(report.dropped), 'name')}, kept {len(report.kept)}.", "good")]
     if report.dropped:
         first = report.dropped[0]
-        lines.append(Said(f"'rollback {first.ref}@{first.generation}' brings one back; a gc frees the bytes.", "dim"))
+        lines.append(Said(f"'rollback {first.ref}@{first.generation}' brings one back.", "dim"))
+        lines.append(Said("A gc frees the bytes once its history is over, 30 days if it is not told otherwise.", "dim"))
     if report.failed:
         lines.append(Said(f"{count(len(report.failed), 'name')} moved on meanwhile and stay.", "warn"))
     rows = tuple(

@@ -70,7 +70,11 @@ class Curve:
 
 
 def curves(rows: Sequence[RefRow]) -> dict[str, Curve]:
-    """The metrics of a run's checkpoints, by step where each one tells its step, else by stage, else by age."""
+    """The metrics of a run's checkpoints, by step where each one tells its step, else by stage, else by age.
+
+    What has no metric, such as a model that a Trainer saved at its end, is no point of any curve, and has no say.
+    """
+    rows = [row for row in rows if any(numbers_of(row.metrics))]
     axis = next((axis for axis in ("step", "stage") if all(getattr(row, axis) is not None for row in rows)), "")
     ordered = sorted(rows, key=lambda row: (getattr(row, axis) if axis else 0, row.created, row.ref))
     points: dict[str, list[tuple[float, float, str]]] = {}

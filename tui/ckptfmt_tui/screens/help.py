@@ -7,7 +7,7 @@ from typing import ClassVar
 from rich.table import Table
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Label, Static
 
@@ -45,11 +45,10 @@ class Help(ModalScreen[None]):
 
     CSS = """
     Help { align: center middle; }
-    Help > Vertical {
+    Help > VerticalScroll {
         width: 90%; max-width: 90; height: auto; max-height: 90%;
         border: round $primary; background: $surface; padding: 0 1;
     }
-    Help VerticalScroll { height: auto; }
     """
     BINDINGS: ClassVar = [Binding("escape,q,question_mark,f1,enter", "close", "Close")]
 
@@ -60,10 +59,9 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """See Textual."""
-        with Vertical():
+        with VerticalScroll():
             yield Label(f"Keys: {PAGES.get(self._page, self._page)}")
-            with VerticalScroll():
-                yield Static(help_table(self._page, read_only=self._read_only), id="keys")
+            yield Static(help_table(self._page, read_only=self._read_only), id="keys")
 
     def action_close(self) -> None:
         """Close it."""

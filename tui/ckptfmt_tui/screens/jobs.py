@@ -25,6 +25,7 @@ COLUMNS: Final = (
     Column("progress", "PROGRESS", 30, 1, grows=True),
     Column("seconds", "TIME", 8, 2, "right"),
 )
+_LEFT: Final = "its plan was left: nothing was done"
 
 
 class JobsPage(Page):
@@ -73,7 +74,9 @@ class JobsPage(Page):
             return
         self.tell_command(self.ui.command_of(job.request))
         told = Text(f"{job.title}\n", style="bold")
-        if job.problem is not None:
+        if _was_left(job):
+            told.append(_LEFT, style="not bold")
+        elif job.problem is not None:
             told.append("\n".join(clean(line) for line in job.problem.lines()), style="not bold")
         elif not job.over:
             waits = "it has a plan, and waits for your word\n" if job.state == "asking" else ""
@@ -103,6 +106,13 @@ def _cell(job: RunningJob, column: Column, room: int) -> Cell:
 
 def _end(job: RunningJob) -> str:
     """How a job ended, on one line."""
+    if _was_left(job):
+        return _LEFT
     if job.problem is not None:
         return job.problem.message
     return next(iter(outcome(job.request, job.result)), "")
+
+
+def _was_left(job: RunningJob) -> bool:
+    """Whether it had only planned, and was stopped before anybody agreed."""
+    return job.state == "stopped" and job.plan is not None and not job.was_agreed

@@ -82,7 +82,11 @@ class ReceiptsPage(Page):
         self._receipts = tuple(reversed(found))
         held = sum(row.held_bytes for row in self._receipts)
         self.query_one("#sums", Static).update(
-            Text(f"{count(len(self._receipts), 'receipt')}: {size(held)} held, to be undone or purged", style="bold")
+            Text(
+                f"{count(len(self._receipts), 'receipt')}: "
+                + (f"{size(held)} held, to be undone or purged" if held else "nothing is held"),
+                style="bold",
+            )
         )
         self.filtered(self.filter_words)
 
