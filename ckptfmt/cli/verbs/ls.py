@@ -30,8 +30,8 @@ def command(session: Session, pattern: str | None) -> int:
     """List checkpoints: layout, stage, base, sizes, metrics.
 
     PATTERN is a ref with * and ?, or the beginning of some, as in sweep/. LOGICAL is what the files take when they
-    are restored, STORED what their objects take in the store, EXCLUSIVE what only this checkpoint needs. A * behind a
-    base: the checkpoint cannot be restored without that base's own files.
+    are restored, STORED what their objects, and those that they are stored against, take in the store, EXCLUSIVE what
+    only this checkpoint needs. A * behind a base: the checkpoint cannot be restored without that base's own files.
     """
     damage = Damage()
     with session.store() as store:

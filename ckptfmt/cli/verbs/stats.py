@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def command(session: Session) -> int:
     """Logical against stored bytes, by encoding and by run.
 
-    The plans are what other ways of keeping the same stages would take.
+    STORED of a run is the sum over its checkpoints: what they share is counted in each. The plans are what other ways
+    of keeping the same stages would take.
     """
     damage = Damage()
     with session.store() as store:
