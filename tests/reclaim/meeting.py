@@ -24,8 +24,7 @@ from ckptfmt.store.store import open_store
 from tests.faults import seam
 from tests.faults.actors import names_below
 from tests.fsck.damaging import flip, looked
-from tests.reclaim.making import Place
-from tests.reclaim.test_kill import Setting, clean, purge, undo
+from tests.reclaim.test_kill import Setting, clean, make, purge, undo
 from tests.store.making import content_of, files_below, files_of, tree_of
 
 ONE: Final = "tree/runs/one"
@@ -170,16 +169,10 @@ MEETINGS: Final = (
 
 
 def make_setting(root: Path) -> Setting:
-    """A tree of two checkpoints with their base's weights beside adapters, a copy elsewhere, and an empty store."""
-    work = root / "work"
-    (work / "tree").mkdir(parents=True)
-    with Store.init(work / "store") as store:
-        place = Place(work, store)
-        place.bloated("runs/one", seed=1)
-        place.bloated("runs/two", seed=2)
-    shutil.rmtree(work / "made-runs", ignore_errors=True)
-    shutil.copytree(work / "tree" / "runs" / "one", work / "elsewhere" / "one")
-    return Setting(work, tree_of(work / "tree"))
+    """What `make` gives, and a copy of a checkpoint elsewhere."""
+    setting = make(root / "work")
+    shutil.copytree(setting.tree / "runs" / "one", setting.work / "elsewhere" / "one")
+    return setting
 
 
 def _take_in(setting: Setting) -> None:

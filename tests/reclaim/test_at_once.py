@@ -20,7 +20,7 @@ from tests.store.making import tree_of
 
 @pytest.fixture
 def setting(quick: Path) -> Iterator[Setting]:
-    yield from make(quick)
+    yield make(quick / "before")
 
 
 def test_cleanups_at_once_free_everything_once(setting: Setting, quick: Path) -> None:

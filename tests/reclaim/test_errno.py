@@ -39,7 +39,7 @@ def counted_for_a_release() -> Iterator[Tally]:
 
 @pytest.fixture
 def setting(quick: Path) -> Iterator[Setting]:
-    yield from make(quick)
+    yield make(quick / "before")
 
 
 def ready_for(setting: Setting, act: Act, quick: Path) -> Setting:

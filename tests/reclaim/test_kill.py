@@ -78,18 +78,18 @@ ACTS = (
 
 @pytest.fixture
 def setting(quick: Path) -> Iterator[Setting]:
-    yield from make(quick)
+    yield make(quick / "before")
 
 
-def make(quick: Path) -> Iterator[Setting]:
-    work = quick / "before"
+def make(work: Path) -> Setting:
+    """A tree of two checkpoints with their base's weights beside adapters, and an empty store."""
     (work / "tree").mkdir(parents=True)
     with Store.init(work / "store") as store:
         place = Place(work, store)
         place.bloated("runs/one", seed=1)
         place.bloated("runs/two", seed=2)
         shutil.rmtree(work / "made-runs", ignore_errors=True)
-    yield Setting(work, tree_of(work / "tree"))
+    return Setting(work, tree_of(work / "tree"))
 
 
 def prepared(setting: Setting, act: Act, quick: Path) -> Setting:

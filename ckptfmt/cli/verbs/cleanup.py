@@ -86,7 +86,10 @@ def command(  # noqa: PLR0917 - click calls it by name
     """
     asked = [bool(undo), purge, receipts, bool(directories) and not purge]
     if sum(asked) != 1 or len(directories) > (1 if purge else len(directories)):
-        raise InvalidInput("give directories to clean, or one of --undo RECEIPT, --purge [RECEIPT], --receipts")
+        raise InvalidInput(
+            "give directories to clean, or one of --undo RECEIPT, --purge [RECEIPT], --receipts",
+            hint="ckptfmt cleanup DIR  (shows the plan)",
+        )
     with session.store() as store:
         if receipts:
             return _list(session, store)
