@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measuring import Figure, Workplace, note
 from benchmarks.merge_inputs import make_adapter, make_base
@@ -20,35 +21,61 @@ from ckptfmt.api import Store
 BEAT_SECONDS = 0.005
 _AIM_SECONDS = 0.05
 _PATIENCE_SECONDS = 1800.0
-_TOURED = ("2", "8", "1", "down", "down", "question_mark", "escape", "slash", "s", "escape", "pagedown", "home")
+_TOUR = (
+    *("2", "3", "4", "5", "6", "7", "8", "1", "down", "enter", "escape", "question_mark", "escape"),
+    *("slash", "s", "escape", "ctrl+p", "escape", "pagedown", "home"),
+)
+_THEMES = ("ctrl+t", "ctrl+t")
+
+
+@dataclass(frozen=True)
+class Beat:
+    """How late one beat of the loop came, what the loop worked since the last, in seconds, and the key pressed then."""
+
+    late: float
+    worked: float
+    key: str
 
 
 @dataclass
 class Beats:
-    """How late each beat of the application's loop came, and what the loop worked between two of them, in seconds."""
+    """The beats of the application's loop."""
 
-    late: list[float] = field(default_factory=list)
-    worked: list[float] = field(default_factory=list)
+    heard: list[Beat] = field(default_factory=list)
+    key: str = ""
 
     async def listen(self) -> None:
         """Beat until cancelled."""
         while True:
             begin, used = time.perf_counter(), time.thread_time()
             await asyncio.sleep(BEAT_SECONDS)
-            self.late.append(max(time.perf_counter() - begin - BEAT_SECONDS, 0.0))
-            self.worked.append(time.thread_time() - used)
+            late = max(time.perf_counter() - begin - BEAT_SECONDS, 0.0)
+            self.heard.append(Beat(late, time.thread_time() - used, self.key))
 
     @property
-    def document(self) -> dict[str, float]:
-        """Largest and 99.9th percentile of both, the number of beats, and the machine's load."""
+    def document(self) -> dict[str, Any]:
+        """The latest beat and the most work between two, theirs at a change of the theme, and the machine's load."""
+        toured = [beat for beat in self.heard if beat.key not in _THEMES]
+        themes = [beat for beat in self.heard if beat.key in _THEMES]
+        latest, hardest = max(toured, key=_late), max(toured, key=_worked)
         return {
-            "late": max(self.late),
-            "late_999": percentile(self.late, 0.999),
-            "worked": max(self.worked),
-            "worked_999": percentile(self.worked, 0.999),
-            "beats": len(self.late),
+            "late": latest.late,
+            "late_key": latest.key,
+            "late_999": percentile([beat.late for beat in self.heard], 0.999),
+            "worked": hardest.worked,
+            "worked_key": hardest.key,
+            "theme": max(themes, key=_late).late,
+            "beats": len(self.heard),
             "load": os.getloadavg()[0],
         }
+
+
+def _late(beat: Beat) -> float:
+    return beat.late
+
+
+def _worked(beat: Beat) -> float:
+    return beat.worked
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -72,13 +99,18 @@ def measure(place: Workplace) -> list[Figure]:
     what = f"the terminal UI while a job merges {size / 1e9:g} GB"
     load = f"load {statistics.median(run['load'] for run in runs):.1f}, {runs[0]['beats']:,.0f} beats"
     return [
-        _figure("late", f"{what}: the latest beat of its loop", runs, _AIM_SECONDS, load),
+        _figure("late", f"{what}: the latest beat of its loop", runs, _AIM_SECONDS, _keys("late", runs)),
         _figure("late_999", f"{what}: the 99.9th percentile", runs, None, load),
-        _figure("worked", f"{what}: most CPU time between two beats", runs, _AIM_SECONDS, load),
+        _figure("worked", f"{what}: most CPU time between two beats", runs, _AIM_SECONDS, _keys("worked", runs)),
+        _figure("theme", f"{what}: the latest beat at a change of the theme", runs, _AIM_SECONDS, ""),
     ]
 
 
-def _run(top: Path, number: int) -> dict[str, float]:
+def _keys(what: str, runs: list[dict[str, Any]]) -> str:
+    return "at " + ", ".join(dict.fromkeys(f"`{run[f'{what}_key']}`" for run in runs))
+
+
+def _run(top: Path, number: int) -> dict[str, Any]:
     words = [
         sys.executable,
         "-m",
@@ -88,12 +120,12 @@ def _run(top: Path, number: int) -> dict[str, float]:
         str(top / f"out-{number}"),
     ]
     root = Path(__file__).resolve().parent.parent
-    told: dict[str, float] = json.loads(subprocess.run(words, cwd=root, check=True, capture_output=True).stdout)
+    told: dict[str, Any] = json.loads(subprocess.run(words, cwd=root, check=True, capture_output=True).stdout)
     shutil.rmtree(top / f"out-{number}")
     return told
 
 
-def _figure(key: str, what: str, runs: list[dict[str, float]], aim: float | None, beside: str) -> Figure:
+def _figure(key: str, what: str, runs: list[dict[str, Any]], aim: float | None, beside: str) -> Figure:
     values = [run[key] for run in runs]
     return Figure(f"blocking {key}", what, "seconds", statistics.median(values), min(values), max(values), aim, beside)
 
@@ -116,15 +148,15 @@ async def use(store: str, ref: str, out: str, *, alone: bool = False) -> Beats:
     beats = Beats()
     app = CkptfmtApp(store, alone=alone)
     async with app.run_test(size=(160, 48)) as pilot:
-        for key in _TOURED:  # Pages load their modules when they are first shown, job or not.
+        for key in (*_TOUR, *_THEMES):  # Pages load their modules when they are first shown, job or not.
             await pilot.press(key)
         await pilot.pause(0.5)
         job = app.start(Merge(ref, out), f"merge {ref}")
         listening = asyncio.create_task(beats.listen())
         end = time.monotonic() + _PATIENCE_SECONDS
         while not job.over and time.monotonic() < end:
-            for key in _TOURED:
-                await pilot.press(key)
+            for beats.key in (*_TOUR, *_THEMES):
+                await pilot.press(beats.key)
                 await asyncio.sleep(0.02)
         listening.cancel()
         if job.state != "done":

@@ -25,10 +25,11 @@ def test_a_merge_does_not_hold_up_the_keys(made_store: Path, tmp_path: Path) -> 
     finally:
         gc.unfreeze()
     assert (tmp_path / "out" / "model.safetensors").exists()
-    assert len(beats.worked) > 20
+    worked = [beat.worked for beat in beats.heard]
+    assert len(worked) > 20
     # CPU time: what others on this machine take away is not the application's doing. One beat may collect garbage.
-    assert percentile(beats.worked, 0.98) < MOST_SECONDS
-    assert max(beats.worked) < 4 * MOST_SECONDS
+    assert percentile(worked, 0.98) < MOST_SECONDS
+    assert max(worked) < 4 * MOST_SECONDS
 
 
 def test_the_percentile() -> None:

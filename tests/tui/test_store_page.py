@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from ckptfmt_tui.app import CkptfmtApp
 from ckptfmt_tui.keys import writing_actions
+from ckptfmt_tui.screens.help import Help
 from ckptfmt_tui.screens.store import StorePage
 from ckptfmt_tui.widgets.dialogs import Confirmation, Form, ProblemDialog
 from ckptfmt_tui.widgets.table import VirtualTable
+from textual.color import Color
 from textual.pilot import Pilot
 
 from ckptfmt import Store
@@ -418,6 +420,30 @@ def test_keys_of_the_application_work_on_every_page(made_store: Path, tmp_path: 
         await until(pilot, lambda: app.screen.__class__.__name__ == "CommandPalette")
         await pilot.press("escape", "q")
         await until(pilot, lambda: app.return_code == 0 and not app.is_running)
+
+    piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_another_theme_reaches_what_is_seen_what_is_covered_and_what_was_left(made_store: Path) -> None:
+    def ground(screen: Any) -> Color:
+        return Color(*screen.styles.background[:3])
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await opened(app, pilot)
+        left, dark = app.screen, ground(app.screen)
+        await pilot.press("8")
+        await until(pilot, lambda: app.screen is not left)
+        covered = app.screen
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Help))
+        app.action_toggle_theme()
+        await until(pilot, lambda: dark not in (ground(covered), ground(app.screen), Color(*app.styles.background[:3])))
+        light = ground(covered)
+        await pilot.press("escape", "1")
+        await until(pilot, lambda: app.screen is left and ground(left) == light)
+        # Again, and quickly: what is parsed already is not what was parsed last.
+        await pilot.press("ctrl+t", "ctrl+t", "ctrl+t")
+        await until(pilot, lambda: ground(left) == dark)
 
     piloted(CkptfmtApp(str(made_store)), act)
 

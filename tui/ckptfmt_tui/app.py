@@ -43,6 +43,8 @@ _COLLECT_OLD_AFTER: Final = 1000
 """Collections of younger objects between two of the oldest; Python's own number is 10."""
 _IDLE_SECONDS: Final = 5.0
 """Garbage is looked for once nothing was pressed for so long, which holds up the keys for a tenth of a second."""
+_BREATH_SECONDS: Final = 0.005
+"""Keys get their turn for so long between two parts of what takes long."""
 DARK: Final = "textual-dark"
 LIGHT: Final = "textual-light"
 
@@ -78,6 +80,7 @@ class CkptfmtApp(App[int]):
         self._pressed_at: float | None = None
         self._pages: dict[str, Page] = {}
         self._seen: object = None
+        self._parsed_for: dict[str, str] = {}
 
     @property
     def store_path(self) -> str:
@@ -136,6 +139,28 @@ class CkptfmtApp(App[int]):
     def action_toggle_theme(self) -> None:
         """Change between dark and light."""
         self.theme = LIGHT if self.theme == DARK else DARK
+
+    def refresh_css(self, animate: bool = True) -> None:  # noqa: FBT001, FBT002 - as Textual calls it
+        """See Textual, which parses all styles and applies them in one turn of the loop: a twentieth of a second.
+
+        Here these are two turns, and what is parsed for these colours already is not parsed again.
+        """
+        variables = self.get_css_variables()
+        if variables == self._parsed_for:
+            self._restyle(animate=animate)
+            return
+        self.stylesheet.set_variables(variables)
+        self.stylesheet.reparse()
+        self._parsed_for = variables
+        self.set_timer(_BREATH_SECONDS, lambda: self._restyle(animate=animate))
+
+    def _restyle(self, *, animate: bool) -> None:
+        covered = self.screen_stack[:-1]
+        for root in (self, *covered):  # The application's own are those of the screen on top as well.
+            self.stylesheet.update(root, animate=animate)
+        for screen in self.screen_stack:
+            screen._css_update_count = self._css_update_count  # Else going to it restyles everything again.
+            screen.refresh(layout=True)
 
     def action_save_screen(self) -> None:
         """Write the screen as SVG into the present directory."""

@@ -10,7 +10,7 @@ from textual import events, work
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from ckptfmt.api import Store
@@ -18,6 +18,7 @@ from ckptfmt_tui.keys import EVERYWHERE, PAGES, bindings_of, writing_actions
 from ckptfmt_tui.reading import Answer
 from ckptfmt_tui.widgets.command_line import CommandLine
 from ckptfmt_tui.widgets.job_bar import JobBar
+from ckptfmt_tui.widgets.key_line import KeyLine
 from ckptfmt_tui.widgets.standing import stands
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Page(Screen[None]):
         yield Input(placeholder="filter", id="filter")
         yield CommandLine()
         yield JobBar()
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyLine()
 
     def body(self) -> ComposeResult:
         """The widgets of the page."""
