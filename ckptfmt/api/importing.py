@@ -208,7 +208,7 @@ def _import_one(
         if planned.parent not in taken:
             raise InvalidInput(
                 f"{planned.source}: the stage before it, {planned.parent!r}, was not taken in",
-                hint=f"ckptfmt import {planned.source} --name {planned.ref}",
+                hint=f"ckptfmt import {shlex.quote(planned.source)} --name {planned.ref}",
             )
         options = replace(options, parent=taken[planned.parent].manifest)
     if options.stage is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -154,7 +155,7 @@ def _record(store: Store, found: Documents, digest: str, names: set[str], *, who
         bases = sorted(name.removeprefix(BASES) for name in names)
         hint = "ckptfmt base add NAME PATH, with the same files, records it again"
         if origins and bases:
-            hint = f"ckptfmt base add {bases[0]} {origins[0][1]}"
+            hint = f"ckptfmt base add {bases[0]} {shlex.quote(origins[0][1])}"
         return [Problem(kind, key, error.message, tuple(sorted(harms)), hint)]
     # Of a base that is referenced nothing need be in the store; of one that was copied in, all.
     if whole and names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -264,14 +265,18 @@ def init_store(path: str) -> Store:
     with durable.storage_errors(path, instead="another directory: ckptfmt init PATH"):
         if os.path.lexists(path) and (not os.path.isdir(path) or _is_occupied(path)):
             if os.path.exists(f"{path}/{DOCUMENT}"):
-                raise Conflict(f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {path}")
+                raise Conflict(
+                    f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {shlex.quote(path)}"
+                )
             raise Conflict(f"{path} exists and is not empty", code="target-exists", hint="choose another directory")
         if path not in durable.make_directories(path):
             _settle_name(path)
     storage = LocalStorage(path)
     document = StoreDocument(version=FORMAT_VERSION, store_id=uuid.uuid4().hex, hash="blake3-256", created=utc_now())
     if not storage.put_if_absent(DOCUMENT, documents.seal(document)):
-        raise Conflict(f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {path}")
+        raise Conflict(
+            f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {shlex.quote(path)}"
+        )
     return Store(storage, document, path)
 
 
@@ -306,9 +311,9 @@ def open_store(path: str) -> Store:
     try:
         data = storage.read(DOCUMENT, 0, _MAX_DOCUMENT_BYTES)
     except NotFound:
-        raise NotFound(f"no store in {path}", code="no-store", hint=f"ckptfmt init {path}") from None
+        raise NotFound(f"no store in {path}", code="no-store", hint=f"ckptfmt init {shlex.quote(path)}") from None
     except CkptfmtError as error:
         if os.path.isdir(path):
             raise
-        raise NotFound(f"no store in {path}", code="no-store", hint=f"ckptfmt init {path}") from error
+        raise NotFound(f"no store in {path}", code="no-store", hint=f"ckptfmt init {shlex.quote(path)}") from error
     return Store(storage, documents.unseal(data, StoreDocument, where=f"{path}/{DOCUMENT}"), path)

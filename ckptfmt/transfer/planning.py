@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -84,7 +85,7 @@ def plan_import(path: str, name: str) -> Plan:
             names = few([each.name or "." for each in found], 5)
             raise InvalidInput(
                 f"{path} holds {len(found)} checkpoints ({names}): give a name for each",
-                hint=f"ckptfmt import {path} --name '{name}/{PLACEHOLDER}'",
+                hint=f"ckptfmt import {shlex.quote(path)} --name '{name}/{PLACEHOLDER}'",
             )
         _check_ref(name)
     parts = _Parts(walked)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ckptfmt_tui.app import CkptfmtApp
-from ckptfmt_tui.commands import of_job
+from ckptfmt_tui.commands import line, of_job
 from ckptfmt_tui.jobs import requests as jobs
 from ckptfmt_tui.screens.plan import PlanPage
 from ckptfmt_tui.screens.receipts import ReceiptsPage
@@ -17,6 +17,7 @@ from ckptfmt_tui.screens.taking_in import ImportPage
 from ckptfmt_tui.widgets.dialogs import ProblemDialog
 from textual.pilot import Pilot
 
+from ckptfmt import Store
 from ckptfmt.cli.app import run as command_line
 from tests.tui.piloting import piloted, shows, until
 
@@ -108,3 +109,27 @@ def test_every_command_line_that_is_shown_is_one(job: jobs.Job, capsys: pytest.C
     assert words[0] == "ckptfmt"
     assert command_line([*words[1:], "--help"]) == 0
     assert "Usage" in capsys.readouterr().out
+
+
+def test_a_name_that_begins_with_a_dash_is_no_option(writable_store: Path, quick: Path) -> None:
+    store = str(writable_store)
+    out = str(quick / "given-back")
+    for shown in (
+        line(store, "rename", ["other", "-other"]),
+        line(store, "show", ["-other"], ["--tensors"]),
+        line(store, "tag", ["-other", "-best"]),
+        line(store, "pin", ["-other"]),
+        line(store, "pin", ["-other"], ["--off"]),
+        of_job(store, jobs.Diff("-other", "merged/stage-1")),
+        of_job(store, jobs.Verify(("-other", "merged/stage-1"))),
+        of_job(store, jobs.Restore("-other", out)),
+        of_job(store, jobs.Import(out, "-again", base="tiny")),
+        of_job(store, jobs.Prune(("-other", "-again"), last=1, tags=("-best",))),
+        line(store, "rm", ["-other"]),
+        line(store, "rollback", ["-other@2"]),
+    ):
+        assert command_line(shlex.split(shown)[1:]) == 0, shown
+    with Store.open(store) as opened:
+        refs = {row.ref for row in opened.list_refs()}
+    assert "-other" in refs
+    assert not refs & {"other", "-again"}

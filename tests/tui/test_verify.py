@@ -223,6 +223,7 @@ def test_a_damaged_base_record_harms_what_is_bound_to_it(writable_store: Path) -
 
 def test_command_lines_of_hints() -> None:
     assert told.command_of_hint("ckptfmt fsck --repair") == ("fsck", "--repair")
+    assert told.command_of_hint("ckptfmt base add b '/d/my base; 2'") == ("base", "add", "b", "/d/my base; 2")
     for hint in (None, "put its files back, or: ckptfmt base verify b --path DIR", "ckptfmt gc, then look again"):
         assert told.command_of_hint(hint) == ()
 

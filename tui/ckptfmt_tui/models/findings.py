@@ -165,9 +165,13 @@ def fitting(findings: Sequence[Finding], words: str) -> Sequence[Finding]:
 
 def command_of_hint(hint: str | None) -> tuple[str, ...]:
     """The words of the command line that a hint is, without `ckptfmt`; of one that says more than that, none."""
-    if hint is None or not hint.startswith("ckptfmt ") or any(mark in hint for mark in ";,'\""):
+    if hint is None or not hint.startswith("ckptfmt "):
         return ()
-    return tuple(hint.split()[1:])
+    try:
+        words = tuple(shlex.split(hint)[1:])
+    except ValueError:  # An apostrophe of a sentence.
+        return ()
+    return () if any(word.endswith((";", ",")) for word in words) else words
 
 
 def states_after(before: Mapping[str, str], names: Iterable[str], report: VerifyReport) -> dict[str, str]:

@@ -149,7 +149,7 @@ class BasesPage(Page):
         row = self.table.current
         if row is None:
             self.query_one("#told", Static).update("")
-            self.tell_command(commands.line(self.ui.store_path, ["base", "ls"]))
+            self.tell_command(commands.line(self.ui.store_path, "base ls"))
             return
         self.query_one("#told", Static).update(text_of((*self._outcome(row.name), *row.details())))
         self.tell_command(self.ui.command_of(jobs.VerifyBase(row.name)))
@@ -292,7 +292,7 @@ class BasesPage(Page):
         if row.bound:
             lines.append(f"{count(len(row.bound), 'checkpoint')} bound to it: refused, unless it has another name.")
         question = Confirmation(
-            f"Drop base {name}?", lines, command=commands.line(self.ui.store_path, ["base", "rm", name])
+            f"Drop base {name}?", lines, command=commands.line(self.ui.store_path, "base rm", [name])
         )
         self.app.push_screen(question, lambda answer: self._drop(name) if answer else None)
 

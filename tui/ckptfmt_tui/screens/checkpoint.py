@@ -102,7 +102,7 @@ class CheckpointPage(Page):
     def begin(self) -> None:
         """Read it."""
         self.query_one("#info").focus()
-        self.tell_command(commands.line(self.ui.store_path, ["show", self.ref]))
+        self.tell_command(commands.line(self.ui.store_path, "show", [self.ref]))
         self.ask(lambda store: store.contents(self.ref), self._read)
 
     @property
@@ -217,8 +217,8 @@ class CheckpointPage(Page):
         self.sections.choose(part)
         self.query_one("#parts", ContentSwitcher).current = part
         self.focus_list()
-        words = ["show", self.ref, "--tensors"] if part == "tensors" else ["show", self.ref]
-        self.tell_command(commands.line(self.ui.store_path, words))
+        options = ["--tensors"] if part == "tensors" else []
+        self.tell_command(commands.line(self.ui.store_path, "show", [self.ref], options))
         await self._metric_moved()
 
     def focus_list(self) -> None:

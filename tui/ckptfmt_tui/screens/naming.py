@@ -47,7 +47,7 @@ def _do(page: Page, work: Callable[[Store], RefChanged], said: str) -> None:
 def pin(page: Page, row: RefRow) -> None:
     """Protect a checkpoint from prune and rm, or stop that."""
     off = row.pinned
-    command = commands.line(page.ui.store_path, ["pin", row.ref, *(["--off"] if off else [])])
+    command = commands.line(page.ui.store_path, "pin", [row.ref], ["--off"] if off else [])
     page.tell_command(command)
 
     if not off:
@@ -67,9 +67,9 @@ def pin(page: Page, row: RefRow) -> None:
 def tag(page: Page, row: RefRow) -> None:
     """Ask for labels, and whether they come or go."""
 
-    def words(values: dict[str, str]) -> list[str]:
+    def command(values: dict[str, str]) -> str:
         remove = ["--remove"] if values["how"] == "take away" else []
-        return ["tag", row.ref, *values["labels"].split(), *remove]
+        return commands.line(page.ui.store_path, "tag", [row.ref, *values["labels"].split()], remove)
 
     def go(values: object) -> None:
         if isinstance(values, dict):
@@ -84,7 +84,7 @@ def tag(page: Page, row: RefRow) -> None:
                 Field("labels", "Labels", hint=f"separated by spaces; {known}"),
                 Field("how", "Do", "add", choices=("add", "take away")),
             ],
-            command=lambda values: commands.line(page.ui.store_path, words(values)),
+            command=command,
             check=lambda values: None if values["labels"].split() else "name a label",
         ),
         go,
@@ -103,7 +103,7 @@ def rename(page: Page, row: RefRow) -> None:
         Form(
             f"Rename {row.ref}",
             [Field("name", "New name", row.ref)],
-            command=lambda values: commands.line(page.ui.store_path, ["rename", row.ref, values["name"].strip()]),
+            command=lambda values: commands.line(page.ui.store_path, "rename", [row.ref, values["name"].strip()]),
             check=lambda values: None if values["name"].strip() not in ("", row.ref) else "another name",
         ),
         go,
@@ -120,7 +120,7 @@ def drop(page: Page, row: RefRow) -> None:
             f"{size(shared)} stay: other checkpoints or bases need them too.",
             f"'rollback {row.ref}@{row.generation}' brings it back until a gc has gone over it (U on this page).",
         ],
-        command=commands.line(page.ui.store_path, ["rm", row.ref]),
+        command=commands.line(page.ui.store_path, "rm", [row.ref]),
     )
 
     def go(answer: object) -> None:
@@ -150,7 +150,7 @@ def rollback(page: Page, ref: str) -> None:
                 _generation_cell,
                 back,
                 text=_generation_text,
-                command=lambda item: commands.line(page.ui.store_path, ["rollback", f"{ref}@{item.number}"]),
+                command=lambda item: commands.line(page.ui.store_path, "rollback", [f"{ref}@{item.number}"]),
             ),
             lambda item: _return(page, ref, item),
         )
@@ -181,7 +181,7 @@ def bring_back(page: Page) -> None:
                 _generation_cell,
                 dropped,
                 text=_generation_text,
-                command=lambda item: commands.line(page.ui.store_path, ["rollback", f"{item.name}@{item.number}"]),
+                command=lambda item: commands.line(page.ui.store_path, "rollback", [f"{item.name}@{item.number}"]),
             ),
             lambda item: _return(page, item.name, item) if isinstance(item, Generation) else None,
         )

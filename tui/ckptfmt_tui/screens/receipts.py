@@ -100,7 +100,7 @@ class ReceiptsPage(Page):
     def _tell(self) -> None:
         row = self.table.current
         if row is None:
-            self.tell_command(commands.line(self.ui.store_path, ["cleanup", "--receipts"]))
+            self.tell_command(commands.line(self.ui.store_path, "cleanup", (), ["--receipts"]))
             self.query_one("#told", Static).update("")
             return
         self.tell_command(self.ui.command_of(jobs.Undo(row.receipt)))

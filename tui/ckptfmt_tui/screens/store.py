@@ -224,11 +224,11 @@ class StorePage(Page):
             self._calm.stop()
         self._tell_details()
         if line is None:
-            self.tell_command(commands.line(self.ui.store_path, ["ls"]))
+            self.tell_command(commands.line(self.ui.store_path, "ls"))
         elif isinstance(line.node, Branch):
-            self.tell_command(commands.line(self.ui.store_path, ["ls", line.path]))
+            self.tell_command(commands.line(self.ui.store_path, "ls", [line.path]))
         else:
-            self.tell_command(commands.line(self.ui.store_path, ["show", line.path]))
+            self.tell_command(commands.line(self.ui.store_path, "show", [line.path]))
             if self.row is not None and self._key(line.node) not in self._sharing:
                 self._calm = self.set_timer(_CALM_SECONDS, self._ask_sharing)
 

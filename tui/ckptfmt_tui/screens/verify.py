@@ -201,7 +201,7 @@ class VerifyPage(Page):
             self.tell_command(self.ui.command_of(self.job.request if self.job is not None else jobs.Verify()))
         else:
             words = told.command_of_hint(finding.hint) or told.REPAIR
-            self.tell_command(commands.line(self.ui.store_path, words))
+            self.tell_command(commands.line(self.ui.store_path, words[0], (), words[1:]))
 
     @on(VirtualTable.Picked, "#found")
     def _to_details(self) -> None:
