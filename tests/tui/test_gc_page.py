@@ -121,6 +121,18 @@ def test_a_ref_that_comes_back_while_the_plan_is_shown_loses_nothing(store: Path
         assert opened.show("other").ref == "other"
 
 
+def test_ages_that_are_none_make_no_command_line(store: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await planned(app, pilot)
+        await pilot.press("o")
+        await until(pilot, lambda: isinstance(app.screen, Form) and shows(app, "ckptfmt gc --apply"))
+        app.screen.query_one("#grace", Input).value = "a day"
+        await until(pilot, lambda: shows(app, "numbers, at least 0", "ckptfmt gc …"))
+        assert not shows(app, "--grace 0"), "it would free at once"
+
+    piloted(CkptfmtApp(str(store), page="gc"), act)
+
+
 def test_read_only_shows_what_a_gc_would_do(store: Path) -> None:
     before = files_of(store)
 

@@ -145,6 +145,7 @@ def test_pin_label_rename_drop_and_bring_back(writable_store: Path) -> None:
         await pilot.press("p")
         await until(pilot, lambda: shows(app, "stage-3 stage 3 pinned"))
         assert rows_of(writable_store)["stages/stage-3"].pinned
+        assert command(app).startswith("ckptfmt pin stages/stage-3"), "what was done stays to be copied"
         await pilot.press("p")  # What protects is not taken away by one key.
         await until(pilot, lambda: isinstance(app.screen, Confirmation))
         await pilot.press("n")
@@ -240,11 +241,12 @@ def test_verify_a_run_and_restore_a_checkpoint(made_store: Path, people: Path, t
         await until(pilot, lambda: bool(app.jobs) and app.jobs[0].over)
         assert app.jobs[0].request.refs == ("stages/stage-1", "stages/stage-2", "stages/stage-3")
         await until(pilot, lambda: shows(app, "all sound"))
+        assert command(app).startswith("ckptfmt verify stages/stage-1 stages/stage-2 stages/stage-3 ")
         await go(app, pilot, "stages/stage-2")
         await pilot.press("r")
         await until(pilot, lambda: isinstance(app.screen, Form))
         form = app.screen
-        form.query_one("#target").value = str(target)  # type: ignore[attr-defined]
+        form.query_one("#target").value = f" {target}"  # type: ignore[attr-defined]
         await until(pilot, lambda: shows(app, "ckptfmt restore stages/stage-2"))
         await pilot.press("enter")
         await until(pilot, lambda: len(app.jobs) == 2 and app.jobs[1].over)
@@ -311,6 +313,18 @@ def test_a_damaged_ref_is_shown_among_the_others(writable_store: Path, what: str
         await until(pilot, lambda: shows(app, "Shared with"))
 
     piloted(CkptfmtApp(str(writable_store)), act, (160, 48))
+
+
+def test_a_run_of_which_nothing_can_be_read_is_not_verified_as_everything(writable_store: Path) -> None:
+    (writable_store / "refs" / directory_of("merged/stage-1") / "1.json").write_bytes(b"not a ref")
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await opened(app, pilot, "merged")
+        await pilot.press("v")
+        await until(pilot, lambda: shows(app, "none of these can be read"))
+        assert not app.jobs
+
+    piloted(CkptfmtApp(str(writable_store)), act)
 
 
 def test_an_empty_store_says_how_to_begin(tmp_path: Path) -> None:

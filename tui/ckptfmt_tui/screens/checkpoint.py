@@ -342,7 +342,7 @@ class CheckpointPage(Page):
 
     def action_verify(self) -> None:
         """Verify it."""
-        deeds.verify(self.ui, [self.ref], self.ref)
+        self.tell_command(deeds.verify(self.ui, [self.ref], self.ref))
 
     def action_merge(self) -> None:
         """Merge it."""

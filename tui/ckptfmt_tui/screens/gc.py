@@ -63,7 +63,7 @@ class GcPage(PlanPage):
                 Field("grace", "Grace, hours", f"{self.grace_hours:g}", hint="what is younger stays"),
                 Field("history", "History, days", f"{self.history_days:g}", hint="dropped and superseded ones stay"),
             ],
-            command=lambda values: self.ui.command_of(_asked(values)),
+            command=lambda values: "ckptfmt gc …" if None in _ages(values) else self.ui.command_of(_asked(values)),
             check=lambda values: "numbers, at least 0" if None in _ages(values) else None,
         )
         self.app.push_screen(form, self._changed)

@@ -48,9 +48,8 @@ def pin(page: Page, row: RefRow) -> None:
     """Protect a checkpoint from prune and rm, or stop that."""
     off = row.pinned
     command = commands.line(page.ui.store_path, "pin", [row.ref], ["--off"] if off else [])
-    page.tell_command(command)
-
     if not off:
+        page.tell_command(command)
         _do(page, lambda store: store.pin(row.ref), f"{row.ref} is pinned")
         return
 

@@ -86,6 +86,7 @@ class StorePage(Page):
         self._told = ""
         self._damaged: dict[str, str] = {}
         self._calm: Timer | None = None
+        self._pointed_at: tuple[str, bool] | None = None
         self._sharing: dict[tuple[str, int], Sharing] = {}
 
     def body(self) -> ComposeResult:
@@ -223,14 +224,15 @@ class StorePage(Page):
         if self._calm is not None:
             self._calm.stop()
         self._tell_details()
-        if line is None:
-            self.tell_command(commands.line(self.ui.store_path, "ls"))
-        elif isinstance(line.node, Branch):
-            self.tell_command(commands.line(self.ui.store_path, "ls", [line.path]))
-        else:
-            self.tell_command(commands.line(self.ui.store_path, "show", [line.path]))
-            if self.row is not None and self._key(line.node) not in self._sharing:
-                self._calm = self.set_timer(_CALM_SECONDS, self._ask_sharing)
+        if self.row is not None and self._key(self.row) not in self._sharing:
+            self._calm = self.set_timer(_CALM_SECONDS, self._ask_sharing)
+        # What is done changes the list: its command line stays until the cursor goes elsewhere.
+        here = (line.path, isinstance(line.node, Branch)) if line is not None else ("", True)
+        if here != self._pointed_at:
+            self._pointed_at = here
+            path, is_run = here
+            words = [path] if path else []
+            self.tell_command(commands.line(self.ui.store_path, "ls" if is_run else "show", words))
 
     @staticmethod
     def _key(row: RefRow) -> tuple[str, int]:
@@ -349,7 +351,10 @@ class StorePage(Page):
         else:  # One that cannot be read would keep all others from being verified.
             below = (row for row in self._rows if row.layout != DAMAGED)
             refs = [row.ref for row in below if row.ref.startswith(f"{line.path}/")]
-        deeds.verify(self.ui, refs, line.path)
+        if not refs:  # Asked for none, it would decode everything.
+            self.app.notify("none of these can be read", title=line.path, severity="warning")
+            return
+        self.tell_command(deeds.verify(self.ui, refs, line.path))
 
     def action_import(self) -> None:
         """Take in what lies in a directory."""

@@ -132,4 +132,4 @@ class TensorPage(Page):
 
     def action_verify(self) -> None:
         """Verify the whole checkpoint."""
-        deeds.verify(self.ui, [self._ref], self._ref)
+        self.tell_command(deeds.verify(self.ui, [self._ref], self._ref))
