@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import msgspec
@@ -9,8 +10,10 @@ from msgspec import structs
 
 from ckptfmt.api.shared import is_kept, standing_refs
 from ckptfmt.errors import CkptfmtError
-from ckptfmt.format.manifest import Binding, How, Manifest, logical_bytes
+from ckptfmt.format.dtypes import BITS
+from ckptfmt.format.manifest import BaseRecord, Binding, How, Manifest, logical_bytes
 from ckptfmt.format.refs import BASES
+from ckptfmt.merge.plan import CAST, DTYPES
 from ckptfmt.merge.recipe import resolve_recipe
 from ckptfmt.store.bases import all_bases, places_of
 from ckptfmt.store.refs import pass_over
@@ -41,7 +44,8 @@ class RecipeReport(msgspec.Struct, frozen=True):
 
     `base` is what it was called when it was bound, `base_now` what its record is called now (null: no name stands for
     it); `kept` tells whether the store holds all of its bytes, `path` where they were last seen else. `base_bytes` is
-    about what a merge writes. `stages` counts superseded ones too.
+    about what a merge writes that keeps the base's dtypes, `cast_bytes` the same for each dtype it may be given.
+    `stages` counts superseded ones too.
     """
 
     ref: str
@@ -49,6 +53,7 @@ class RecipeReport(msgspec.Struct, frozen=True):
     base_now: str | None
     base_root: str
     base_bytes: int
+    cast_bytes: dict[str, int]
     binding: Binding
     evidence: str
     kept: bool
@@ -101,6 +106,7 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
             )
         )
     link = found.base
+    record = store.record(link.record)
     names = [base.name for base in all_bases(store, pass_over) if base.digest == link.record]
     places = places_of(store, link.record)
     return RecipeReport(
@@ -108,7 +114,8 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
         base=link.name,
         base_now=link.name if link.name in names else next(iter(names), None),
         base_root=link.root,
-        base_bytes=logical_bytes(store.record(link.record)),
+        base_bytes=logical_bytes(record),
+        cast_bytes={word: logical_bytes(record) + _grows(record, dtype) for word, dtype in DTYPES.items()},
         binding=link.binding,
         evidence=link.evidence,
         kept=is_kept(store, link.record),
@@ -117,3 +124,9 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
         steps=tuple(steps),
         trained_on=found.trained_on,
     )
+
+
+def _grows(record: BaseRecord, dtype: str) -> int:
+    """Bytes that a base takes more in another dtype; less than 0: that it takes less."""
+    cast = [tensor for tensor in record.tensors if tensor.dtype in CAST]
+    return sum((BITS[dtype] - BITS[tensor.dtype]) * math.prod(tensor.shape) // 8 for tensor in cast)

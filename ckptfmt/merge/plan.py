@@ -14,7 +14,7 @@ from ckptfmt.merge.protocol import Changes, ModuleChange, RowChange, Spec
 DTYPES: Final[dict[str, str]] = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """Dtypes a merged model may be given, by the words users say."""
 
-_CAST: Final = frozenset({"BF16", "F16", "F32"})
+CAST: Final = frozenset({"BF16", "F16", "F32"})
 """Dtypes that a model's own tensors are cast between; integers, masks and 8-bit tensors stay as they are."""
 
 
@@ -131,7 +131,7 @@ def plan_merge(
 
 
 def _held(own: str, held: str | None) -> str:
-    return held if held is not None and own in _CAST else own
+    return held if held is not None and own in CAST else own
 
 
 class _Joined:

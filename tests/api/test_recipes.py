@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -38,6 +39,15 @@ def test_a_chain_is_told_in_the_order_of_its_merge(chain: Store, tmp_path: Path)
     assert len(merged.adapters) == len(report.steps)
     assert [each.partition(":")[0] for each in merged.adapters] == [step.manifest for step in report.steps]
     assert merged.base_root == report.base_root
+
+
+@pytest.mark.parametrize("dtype", [None, "bf16", "fp32"])
+def test_about_so_much_is_written(chain: Store, tmp_path: Path, dtype: Literal["bf16", "fp32"] | None) -> None:
+    report = chain.recipe("s/2")
+    chain.merge("s/2", tmp_path / "out", dtype=dtype)
+    told = report.cast_bytes[dtype] if dtype else report.base_bytes
+    written = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert abs(told - written) < 2000 + written // 20
 
 
 def test_a_base_that_was_kept_says_so(chain: Store) -> None:

@@ -17,6 +17,7 @@ from ckptfmt_tui.widgets.chooser import Chooser
 from textual.pilot import Pilot
 
 from ckptfmt import Store
+from ckptfmt.wording import size
 from tests.cli.made import adapter, full
 from tests.tui.acting import over, pick
 from tests.tui.piloting import piloted, shows, until
@@ -81,6 +82,8 @@ def test_stages_are_shown_in_order_and_merged(store: Path, quick: Path) -> None:
         await pilot.press("t", "f")
         assert (page.dtype, page.form) == ("bf16", "universal")
         assert "--format universal --dtype bf16" in app.command_of(page.request)
+        assert page.recipe is not None
+        assert shows(app, f"about {size(page.recipe.cast_bytes['bf16'])} are written")
         await pilot.press("t", "t", "t", "f", "y")
         job = await over(pilot, lambda: page.job)
         assert job.state == "done", job.problem

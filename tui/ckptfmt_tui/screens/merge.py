@@ -271,11 +271,12 @@ class MergePage(Page):
         text.append(f"  {FORM_WORDS[self.form]}", style="dim")
         if self.recipe is not None and self.out:
             text.append("\nspace   ", style="dim")
-            text.append(f"about {size(self.recipe.base_bytes)} are written")
+            written = self.recipe.cast_bytes[self.dtype] if self.dtype else self.recipe.base_bytes
+            text.append(f"about {size(written)} are written")
             if target is None:
                 text.append(", looking at what is free …", style="dim")
             elif target.free is not None:
-                tight = target.free < self.recipe.base_bytes
+                tight = target.free < written
                 text.append(f", {size(target.free)} are free", style="bold red" if tight else "")
         return text
 
