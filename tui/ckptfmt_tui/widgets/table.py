@@ -221,7 +221,9 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
             if at:
                 line.append(_GAP)
             arrow = {column.key: "▲", f"-{column.key}": "▼"}.get(self.sorted_by, "")
-            line.append_text(_cut(f"{column.title}{arrow}", column, room))
+            title = Text(column.title)
+            title.truncate(room - len(arrow), overflow="ellipsis")  # The arrow stays, also of a title that fills it.
+            line.append_text(_cut(title.append(arrow), column, room))
         return self._strip(line, width, style)
 
     def _strip(self, line: Text, width: int, style: Style) -> Strip:
