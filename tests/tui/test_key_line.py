@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptfmt_tui.app import CkptfmtApp
+from ckptfmt_tui.screens.checkpoint import CheckpointPage
 from ckptfmt_tui.screens.help import Help, KeyTable, help_lines
 from ckptfmt_tui.screens.store import StorePage
 from ckptfmt_tui.widgets.key_line import KeyLine
@@ -40,6 +41,16 @@ def test_keys_that_cannot_be_pressed_go_and_come_back(made_store: Path) -> None:
         await until(pilot, lambda: "/" not in {key.key_display for key in _keys(app)})
         await pilot.press("escape")
         await until(pilot, lambda: [key.key for key in _keys(app)] == before)
+
+    piloted(CkptfmtApp(str(made_store)), act)
+
+
+def test_no_key_is_shown_that_does_nothing_where_one_is(made_store: Path) -> None:
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        await until(pilot, lambda: isinstance(app.screen, StorePage))
+        app.push_screen(CheckpointPage("other"))
+        await until(pilot, lambda: isinstance(app.screen, CheckpointPage) and shows(app, "model root", "v Verify"))
+        assert "Look" not in screen_text(app), "there is no tensor under a cursor among the facts"
 
     piloted(CkptfmtApp(str(made_store)), act)
 

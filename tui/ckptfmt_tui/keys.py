@@ -91,7 +91,12 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("store", "z", "fold_all", "Fold all", "Fold all runs, or unfold them.", shown=False),
     Key("store", "d,delete", "drop", "Drop", "Drop its name; nothing is freed before a gc.", writes=True),
     Key(
-        "checkpoint", "enter", "look", "Look", "Look at the tensor under the cursor: its figures, where its bytes live."
+        "checkpoint",
+        "enter",
+        "look",
+        "Look",
+        "Look at the tensor under the cursor: its figures, where its bytes live.",
+        shown=False,  # Where there is a tensor to look at, the table takes the key, and the foot would not show it.
     ),
     Key("checkpoint", "left,left_square_bracket", "section(-1)", "Left", "Go to the part on the left.", shown=False),
     Key("checkpoint", "right,right_square_bracket", "section(1)", "Right", "Go to the part on the right.", shown=False),
