@@ -9,11 +9,13 @@ import pytest
 from ckptfmt_tui.app import CkptfmtApp
 from ckptfmt_tui.screens.diff import DiffPage
 from ckptfmt_tui.screens.page import Page
+from ckptfmt_tui.widgets.chooser import Chooser
 from ckptfmt_tui.widgets.heat_map import HeatMap
 from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from ckptfmt import Store
 from tests.tui.piloting import piloted, screen_text, shows, until
 
 A, B = "bases/tiny", "merged/stage-1"
@@ -75,6 +77,22 @@ def test_a_and_b_are_chosen_by_typing(made_store: Path, people: Path) -> None:
         assert app.jobs[1].result.b.name == "stages/stage-1"
 
     piloted(app_of(made_store), act)
+
+
+def test_a_name_that_is_typed_whole_is_taken_before_others_that_hold_it(writable_store: Path) -> None:
+    with Store.open(writable_store) as store:
+        store.rename("other", "tage-2")  # `stages/stage-2` holds it, and stands before it.
+
+    async def act(app: CkptfmtApp, pilot: Pilot[Any]) -> None:
+        page = app.screen
+        assert isinstance(page, DiffPage)
+        await until(pilot, lambda: page._options)
+        await pilot.press("a", *"tage-2")
+        await until(pilot, lambda: isinstance(app.screen, Chooser) and app.screen.words == "tage-2")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.marks.get("a") == "tage-2")
+
+    piloted(app_of(writable_store), act)
 
 
 def test_the_switches_show_and_hide(made_store: Path) -> None:

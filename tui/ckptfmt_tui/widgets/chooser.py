@@ -37,7 +37,8 @@ class Chooser(Dialog, Generic[Row]):
         columns: of the list.
         cell: makes one cell.
         rows: the list, in order.
-        text: what is looked at as something is typed.
+        text: what is looked at as something is typed; begins with the row's name. The cursor goes to one that is
+            typed whole, though others fit, too.
         cursor: the row where the cursor begins.
         hint: stands where nothing is typed yet.
         typed: the row that a text stands for by itself, though it may be none of the list; None: it is a part of one.
@@ -112,7 +113,12 @@ class Chooser(Dialog, Generic[Row]):
 
     @on(Input.Changed)
     def _changed(self) -> None:
-        self._narrow(self._begin if not self.words else 0)
+        self._narrow(self._begin if not self.words else self._place_of(self.words.strip()))
+
+    def _place_of(self, name: str) -> int:
+        """Where the row stands whose whole name is typed, among those that fit; else the first."""
+        fits = fitting(self._choices, self.words, self._text)
+        return next((at for at, row in enumerate(fits) if self._text(row).partition(" ")[0] == name), 0)
 
     def _narrow(self, cursor: int) -> None:
         self.table.show_rows(fitting(self._choices, self.words, self._text), cursor=cursor)
