@@ -85,6 +85,15 @@ def test_where_nothing_may_be_written_another_place_is_named(store: Shell, line:
     assert hint_of(ran) == f"check the permissions, or choose {instead}"
 
 
+def test_a_path_in_a_hint_is_one_word(store: Shell) -> None:
+    place = Path("my store").absolute()
+    assert hint_of(store("ls", "--store", str(place))) == f"ckptfmt init '{place}'"
+    for name in ("one", "two"):
+        full(Path("my models") / name)
+    hint = hint_of(store("import", "./my models", "--name", "m"))
+    assert shlex.split(hint)[2].endswith("my models"), hint
+
+
 def test_only_a_verb_that_is_nearly_meant_is_named(sh: Shell) -> None:
     assert "did you mean" not in sh("frob").err
     for typed, meant in (("imprt", "import"), ("rolback", "rollback"), ("verfy", "verify"), ("restroe", "restore")):
