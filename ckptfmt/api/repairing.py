@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 import msgspec
 
 from ckptfmt.errors import CkptfmtError, IntegrityError, InvalidInput, NotFound
-from ckptfmt.fsck import repair as repairs
 from ckptfmt.fsck.advice import advised
-from ckptfmt.fsck.exactly import repair_files, repair_names
-from ckptfmt.fsck.look import look
 from ckptfmt.fsck.opening import is_store_without_document, repair_document_of
 from ckptfmt.fsck.problem import REPAIR, Level, Problem, Repair
+from ckptfmt.fsck.rounds import Rounds, settle
 from ckptfmt.progress import Progress
 from ckptfmt.storage.local import LocalStorage
-from ckptfmt.store.publish import settle_seen
 from ckptfmt.store.refs import Refs
 from ckptfmt.store.store import DOCUMENT, Store, open_store
-
-_ROUNDS: Final = 4
-"""A manifest that can be read again tells of more: names that stood for it, what of its own lies in the trash only."""
 
 
 class FsckProblem(msgspec.Struct, frozen=True):
@@ -73,46 +67,16 @@ def fsck(store: Store, *, full: bool, repair: bool, places: Sequence[str] = (), 
         InvalidInput: a place that is no directory, or this store itself.
     """
     directories, others = _sources(store, places)
-    if repair:  # Copies go where others are seen, and what is seen is said to stand.
-        settle_seen(store.storage, set())
-        store.storage.settle([DOCUMENT])
-    found = look(store, full=full, progress=progress)
-    repaired: list[Repair] = []
-
-    def look_again() -> None:
-        nonlocal found
-        found.shards.close()
-        found = look(store, full=full, progress=progress)
-
-    def run(step: Callable[[], list[Repair]], *, last: bool = False) -> list[Repair]:
-        for others_were_quicker in range(_ROUNDS):
-            try:
-                done = step()
-            except NotFound:  # Another repair set it aside, or gc took it, since it was looked at.
-                if others_were_quicker == _ROUNDS - 1:
-                    raise
-                look_again()
-            else:
-                break
-        if done or (last and found.shards.bad):  # What was copied out of a damaged shard may harm nobody any more.
-            look_again()
-        return done
-
-    try:
-        if repair:
-            repaired += run(lambda: repair_names(store, found))
-            for _ in range(_ROUNDS):
-                done = run(lambda: repairs.repair_documents(store, found))
-                done += run(lambda: repair_files(store, found, directories, others))
-                repaired += done
-                if not done:
-                    break
-            repaired += run(lambda: repairs.repair_objects(store, found, directories, others), last=True)
-    finally:
+    with contextlib.ExitStack() as stack:
         for other in others:
-            other.close()
-    problems = [advised(each, found) for each in found.problems] if repair else found.problems
-    try:
+            stack.callback(other.close)
+        if repair:
+            settle(store)
+        rounds = Rounds(store, full=full, progress=progress)
+        stack.callback(rounds.close)
+        repaired = rounds.repair(directories, others) if repair else []
+        found = rounds.found
+        problems = [advised(each, found) for each in found.problems] if repair else found.problems
         return FsckReport(
             problems=_told(problems, notes=False),
             notes=_told(found.problems, notes=True),
@@ -123,8 +87,6 @@ def fsck(store: Store, *, full: bool, repair: bool, places: Sequence[str] = (), 
             objects=found.shards.objects,
             full=full,
         )
-    finally:
-        found.shards.close()
 
 
 def _sources(store: Store, places: Sequence[str]) -> tuple[list[str], list[Store]]:

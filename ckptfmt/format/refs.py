@@ -91,7 +91,9 @@ def check_name(name: str) -> str:
             f"{name!r} is no ref name: use letters, digits, '.', '_', '-' and '/', at most {MAX_NAME_BYTES}, "
             "and no empty, '.' or '..' part",
             code="ref-name",
-            hint="a name such as runs/exp1/stage-2",
+            hint="patterns are for 'ckptfmt ls' and 'ckptfmt prune': name each one here, as 'ckptfmt ls' lists them"
+            if set(name) & set("*?")
+            else "a name such as runs/exp1/stage-2",
         )
     return name
 

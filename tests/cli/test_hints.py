@@ -52,6 +52,14 @@ def test_the_beginning_of_names_is_told_with_what_is_below(store: Shell) -> None
     assert "below it" not in store("show", "runs").err
 
 
+def test_a_pattern_where_a_name_is_wanted_says_where_patterns_go(store: Shell) -> None:
+    ran = store("rm", "runs/*")
+    assert ran.code == 2 and "[ref-name]" in ran.err
+    assert hint_of(ran).startswith("patterns are for 'ckptfmt ls' and 'ckptfmt prune'")
+    assert [row["ref"] for row in store.json("ls", "runs/*")] == ["runs/stage-1"]
+    assert hint_of(store("rm", "runs//x")) == "a name such as runs/exp1/stage-2"
+
+
 def test_the_beginning_of_an_id_says_how_long_it_has_to_be(store: Shell) -> None:
     manifest = store.json("show", "full/other")["id"]
     ran = store("show", manifest[:5])

@@ -29,7 +29,7 @@ def test_a_dry_run_shows_the_plan_and_takes_nothing(store: Shell, stages: Path) 
     ran = store.ok("import", stages, "--name", "e/{name}", "--dry-run")
     assert "2 checkpoints in" in ran.out
     assert "stage-2  e/stage-2  peft        2  e/stage-1" in ran.out
-    assert "1 file not taken" in ran.out
+    assert "1 path not taken" in ran.out
     assert "notes.md" in ran.out
     assert [row["ref"] for row in store.json("ls", "e/*")] == []
 

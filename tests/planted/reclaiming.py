@@ -153,8 +153,8 @@ RECLAIMING: Final[tuple[Bug, ...]] = (
     ),
     Bug(
         "a repair relies on what is not durable",
-        "api/repairing.py",
-        "        settle_seen(store.storage, set())\n",
+        "fsck/rounds.py",
+        "    settle_seen(store.storage, set())\n",
         "",
         ("tests/fsck/test_power_loss.py",),
     ),
@@ -189,7 +189,7 @@ RECLAIMING: Final[tuple[Bug, ...]] = (
     ),
     Bug(
         "a repair does not look again at what a repaired manifest tells",
-        "api/repairing.py",
+        "fsck/rounds.py",
         "_ROUNDS: Final = 4",
         "_ROUNDS: Final = 1",
         ("tests/fsck/test_repair.py",),

@@ -46,7 +46,9 @@ def merged(directory: Path, base: Path, adapter_directory: Path) -> Path:
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What people have: `base`, `other`, `checkpoint-10` to `-30`, `stage-1` to `-3`, `merged-1`. Do not change it."""
-    top = tmp_path_factory.mktemp("people")
+    # In a directory of its own: the picker is walked there, and beside it lie those of all tests before.
+    top = tmp_path_factory.mktemp("homes") / "people"
+    top.mkdir()
     base = full(top / "base")
     full(top / "other", seed=5)
     for step in RUN_STEPS:

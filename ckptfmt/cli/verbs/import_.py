@@ -171,7 +171,7 @@ def left_lines(left: tuple[str, ...]) -> list[Line]:
     """Files that belong to no checkpoint."""
     if not left:
         return []
-    lines: list[Line] = [f"{count(len(left), 'file')} not taken, part of no checkpoint:"]
+    lines: list[Line] = [f"{count(len(left), 'path')} not taken, part of no checkpoint:"]
     lines += [f"  {path}" for path in left[:_MOST_LEFT]]
     return [*lines, f"  and {len(left) - _MOST_LEFT} more"] if len(left) > _MOST_LEFT else lines
 
