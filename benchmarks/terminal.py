@@ -119,14 +119,17 @@ def started(words: list[str], environment: dict[str, str], *, shown: str) -> Sta
     return Start(first, rows, usage.ru_utime + usage.ru_stime)
 
 
-async def look(store: str, times: int, pages: int = 50) -> dict[str, list[float]]:
-    """Open, filter, order and scroll the checkpoint of `make_wide`, without a terminal; seconds of each."""
+async def look(store: str, times: int, pages: int = 50, *, alone: bool = False) -> dict[str, list[float]]:
+    """Open, filter, order and scroll the checkpoint of `make_wide`, without a terminal; seconds of each.
+
+    `alone`: see `CkptfmtApp`.
+    """
     from ckptfmt_tui.app import CkptfmtApp
     from ckptfmt_tui.screens.checkpoint import CheckpointPage
     from textual.widgets import Input
 
     seen: dict[str, list[float]] = {"open": [], "kept": [], "filter": [], "order": [], "page": []}
-    app = CkptfmtApp(store)
+    app = CkptfmtApp(store, alone=alone)
     async with app.run_test(size=(_COLUMNS, _LINES)) as pilot:
         await pilot.pause(0.5)
         for _ in range(times):
@@ -168,4 +171,4 @@ async def _until(pilot: Any, condition: Callable[[], bool]) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(look(sys.argv[1], 5))))
+    print(json.dumps(asyncio.run(look(sys.argv[1], 5, alone=True))))
