@@ -279,6 +279,8 @@ def _notes(sides: Sides, tensors: PairedTensors, *, comparable: bool) -> Iterato
                 yield f"{file.path} of {side.label} is kept whole, its tensors are not compared: {file.reason}"
     if not comparable:
         yield _not_comparable(sides)
+    elif tensors.added and tensors.removed and not (tensors.reshaped or tensors.differing or tensors.same):
+        yield "no tensor of B is called as one of A is: none can be compared"
 
 
 def _not_comparable(sides: Sides) -> str:

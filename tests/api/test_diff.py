@@ -526,6 +526,15 @@ def test_a_full_model_against_an_adapter_says_what_to_do(store: Store, checkpoin
     assert report.adapters.added == ("default",)
 
 
+def test_models_without_a_name_in_common_say_so(store: Store, tmp_path: Path) -> None:
+    for name, tensors in (("one", "ab"), ("two", "cd"), ("three", "bd")):
+        made = [Written(f"layers.0.{each}.weight", "F32", (8, 8), noise(256, ord(each))) for each in tensors]
+        store.import_checkpoint(written(tmp_path / name, *made), name)
+    assert store.diff("one", "two").summary.notes == ("no tensor of B is called as one of A is: none can be compared",)
+    assert store.diff("one", "three").summary.notes == ()
+    assert store.diff("one", "one").summary.notes == ()
+
+
 @pytest.mark.fixtures
 def test_stages_know_how_they_are_related(store: Store, checkpoint: Made) -> None:
     store.import_path(checkpoint(stages.make), name="boot/{name}")
