@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,25 +58,17 @@ class Beats:
         """The latest beat and the most work between two, theirs at a change of the theme, and the machine's load."""
         toured = [beat for beat in self.heard if beat.key not in _THEMES]
         themes = [beat for beat in self.heard if beat.key in _THEMES]
-        latest, hardest = max(toured, key=_late), max(toured, key=_worked)
+        latest, hardest = max(toured, key=attrgetter("late")), max(toured, key=attrgetter("worked"))
         return {
             "late": latest.late,
             "late_key": latest.key,
             "late_999": percentile([beat.late for beat in self.heard], 0.999),
             "worked": hardest.worked,
             "worked_key": hardest.key,
-            "theme": max(themes, key=_late).late,
+            "theme": max(beat.late for beat in themes),
             "beats": len(self.heard),
             "load": os.getloadavg()[0],
         }
-
-
-def _late(beat: Beat) -> float:
-    return beat.late
-
-
-def _worked(beat: Beat) -> float:
-    return beat.worked
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -107,6 +107,7 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
         )
     link = found.base
     record = store.record(link.record)
+    own_bytes = logical_bytes(record)
     names = [base.name for base in all_bases(store, pass_over) if base.digest == link.record]
     places = places_of(store, link.record)
     return RecipeReport(
@@ -114,8 +115,8 @@ def recipe(store: Store, name: str, how: How | None = None) -> RecipeReport:
         base=link.name,
         base_now=link.name if link.name in names else next(iter(names), None),
         base_root=link.root,
-        base_bytes=logical_bytes(record),
-        cast_bytes={word: logical_bytes(record) + _grows(record, dtype) for word, dtype in DTYPES.items()},
+        base_bytes=own_bytes,
+        cast_bytes={word: own_bytes + _grows(record, dtype) for word, dtype in DTYPES.items()},
         binding=link.binding,
         evidence=link.evidence,
         kept=is_kept(store, link.record),

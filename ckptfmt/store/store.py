@@ -265,19 +265,20 @@ def init_store(path: str) -> Store:
     with durable.storage_errors(path, instead="another directory: ckptfmt init PATH"):
         if os.path.lexists(path) and (not os.path.isdir(path) or _is_occupied(path)):
             if os.path.exists(f"{path}/{DOCUMENT}"):
-                raise Conflict(
-                    f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {shlex.quote(path)}"
-                )
+                raise _is_there(path)
             raise Conflict(f"{path} exists and is not empty", code="target-exists", hint="choose another directory")
         if path not in durable.make_directories(path):
             _settle_name(path)
     storage = LocalStorage(path)
     document = StoreDocument(version=FORMAT_VERSION, store_id=uuid.uuid4().hex, hash="blake3-256", created=utc_now())
     if not storage.put_if_absent(DOCUMENT, documents.seal(document)):
-        raise Conflict(
-            f"{path} is a store already", code="store-exists", hint=f"ckptfmt ls --store {shlex.quote(path)}"
-        )
+        raise _is_there(path)
     return Store(storage, document, path)
+
+
+def _is_there(path: str) -> Conflict:
+    hint = f"ckptfmt ls --store {shlex.quote(path)}"
+    return Conflict(f"{path} is a store already", code="store-exists", hint=hint)
 
 
 def _is_occupied(path: str) -> bool:
@@ -311,9 +312,13 @@ def open_store(path: str) -> Store:
     try:
         data = storage.read(DOCUMENT, 0, _MAX_DOCUMENT_BYTES)
     except NotFound:
-        raise NotFound(f"no store in {path}", code="no-store", hint=f"ckptfmt init {shlex.quote(path)}") from None
+        raise _is_missing(path) from None
     except CkptfmtError as error:
         if os.path.isdir(path):
             raise
-        raise NotFound(f"no store in {path}", code="no-store", hint=f"ckptfmt init {shlex.quote(path)}") from error
+        raise _is_missing(path) from error
     return Store(storage, documents.unseal(data, StoreDocument, where=f"{path}/{DOCUMENT}"), path)
+
+
+def _is_missing(path: str) -> NotFound:
+    return NotFound(f"no store in {path}", code="no-store", hint=f"ckptfmt init {shlex.quote(path)}")

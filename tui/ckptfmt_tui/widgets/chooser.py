@@ -109,19 +109,17 @@ class Chooser(Dialog, Generic[Row]):
         """Show the list anew, where more became known of its rows; the cursor stays on the line it is on."""
         self._choices = rows
         if self.is_mounted:
-            self._narrow(self.table.cursor)
+            self.table.show_rows(self._fitting(), cursor=self.table.cursor)
 
     @on(Input.Changed)
     def _changed(self) -> None:
-        self._narrow(self._begin if not self.words else self._place_of(self.words.strip()))
+        fits, name = self._fitting(), self.words.strip()
+        # The row whose whole name is typed, among those that fit; else the first.
+        whole = next((at for at, row in enumerate(fits) if self._text(row).partition(" ")[0] == name), 0)
+        self.table.show_rows(fits, cursor=whole if self.words else self._begin)
 
-    def _place_of(self, name: str) -> int:
-        """Where the row stands whose whole name is typed, among those that fit; else the first."""
-        fits = fitting(self._choices, self.words, self._text)
-        return next((at for at, row in enumerate(fits) if self._text(row).partition(" ")[0] == name), 0)
-
-    def _narrow(self, cursor: int) -> None:
-        self.table.show_rows(fitting(self._choices, self.words, self._text), cursor=cursor)
+    def _fitting(self) -> Sequence[Row]:
+        return fitting(self._choices, self.words, self._text)
 
     @on(VirtualTable.Moved)
     def _tell(self) -> None:
